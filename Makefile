@@ -1,0 +1,93 @@
+# `make` alone lists the targets. Every target sets up what it needs in .venv; a second call finds it there.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+PY  := $(VENV)/bin/python
+UV  := $(shell command -v uv 2>/dev/null)
+
+# Tests run with one BLAS thread: the waiting threads of OpenBLAS spin, and on a busy machine two are slower than one.
+test parity: export OPENBLAS_NUM_THREADS = 1
+test parity: export OMP_NUM_THREADS = 1
+
+.PHONY: help demo test parity lint chapters constraints clean distclean
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@echo "minidiff: diffusion models from scratch in NumPy"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.has-run  ## train on handwritten digits, then draw some (minutes, no GPU)
+	$(VENV)/bin/minidiff demo $(ARGS)
+
+# The unit tests leave nbval out, because loading it takes longer than many of them.
+test: $(VENV)/.has-test  ## run all unit tests, then every chapter
+	$(PY) -m pytest -p no:nbval $(ARGS) tests
+	$(PY) -m pytest --nbval $(ARGS) chapters
+
+# Without PyTorch these tests skip themselves, so its absence must be an error here.
+parity: $(VENV)/.has-parity  ## compare every op and the network with PyTorch
+	@$(PY) -c 'import torch; print("PyTorch", torch.__version__)'
+	$(PY) -m pytest -p no:nbval $(ARGS) tests/parity
+
+lint: $(VENV)/.has-lint  ## check style (ruff) and types (mypy)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+chapters: $(VENV)/.has-chapters  ## open the chapters in JupyterLab
+	$(VENV)/bin/jupyter lab --notebook-dir=chapters $(ARGS)
+
+# For maintainers; needs uv. PyTorch's CUDA packages are left out: which build of it is wanted differs by machine.
+constraints:  ## write constraints.txt anew from pyproject.toml
+	uv pip compile pyproject.toml --all-extras --universal --upgrade --no-header --no-annotate --quiet \
+	  --output-file constraints.new
+	{ echo '# The versions that were tested, for every extra; written by `make constraints`.'; \
+	  grep -vE '^(nvidia-|cuda-bindings|cuda-toolkit|triton)' constraints.new; } > constraints.txt
+	rm constraints.new
+
+clean:  ## remove what tests, tools and builds leave behind, but no run
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist docs/_build
+	find minidiff tests chapters benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean  ## also remove the virtual environment
+	rm -rf $(VENV)
+
+# One stamp for each extra that was installed. uv is used where it is found, since it is faster; else pip, upgraded
+# because the one that comes with Python may be years old.
+INSTALL = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(PY),$(PIP) install --quiet)
+PIP     = $(PY) -m pip --disable-pip-version-check
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'pass' 2>/dev/null || { \
+	  echo 'make: "$(PYTHON)" does not run: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), and minidiff needs Python 3.11 or newer: name one, as in" \
+	       "make PYTHON=python3.12" >&2; exit 1; }
+	@echo 'Setting up $(VENV) ...'
+ifneq ($(UV),)
+	@$(UV) venv --quiet --allow-existing --seed --python "$$(command -v $(PYTHON))" $(VENV)
+else
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'make: $(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@$(PIP) install --quiet --upgrade pip
+endif
+	@touch $@
+
+$(VENV)/.has-run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing what minidiff needs ...'
+	@$(INSTALL) --constraint constraints.txt --editable .
+	@touch $@
+
+# PyTorch by pip even where uv is found: pip follows its own configuration to a CPU build, if one is named there.
+$(VENV)/.has-parity: $(VENV)/.has-test
+	@echo 'Installing PyTorch ...'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[parity]'
+	@touch $@
+
+$(VENV)/.has-%: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing what "$*" needs ...'
+	@$(INSTALL) --constraint constraints.txt --editable '.[$*]'
+	@touch $@
