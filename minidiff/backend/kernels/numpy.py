@@ -1,0 +1,1 @@
+"""Fast kernels for NumPy; each overrides the definition of the same name in `reference`."""

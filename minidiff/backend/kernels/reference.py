@@ -1,0 +1,121 @@
+"""Definitions of the kernels, in plain array code: what they compute, not how to do it fast.
+
+Every function takes the array module first. Images are NHWC, convolution kernels HWIO, `pads` is
+((top, bottom), (left, right)).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+Array = Any
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _windows(xp: Any, x: Array, size: tuple[int, int], stride: int, pads: Pads) -> Array:
+    """Every window that a kernel of `size` sees: (N, H', W', C, kh, kw)."""
+    x = xp.pad(x, ((0, 0), *pads, (0, 0)))
+    view = xp.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
+    return view[:, ::stride, ::stride]
+
+
+def conv2d(xp: Any, x: Array, w: Array, stride: int, pads: Pads) -> Array:
+    """y[n,i,j,o] = sum_{a,b,c} xpad[n, s i + a, s j + b, c] w[a,b,c,o]."""
+    return xp.tensordot(_windows(xp, x, w.shape[:2], stride, pads), w, axes=((4, 5, 3), (0, 1, 2)))
+
+
+def conv2d_dx(
+    xp: Any, g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pads
+) -> Array:
+    """xpad_bar[n, s i + a, s j + b, c] += sum_o g[n,i,j,o] w[a,b,c,o]; the padding is cut off."""
+    (n, h, width, c), (out_h, out_w) = x_shape, g.shape[1:3]
+    (top, bottom), (left, right) = pads
+    dx = xp.zeros((n, h + top + bottom, width + left + right, c), g.dtype)
+    for a in range(w.shape[0]):
+        for b in range(w.shape[1]):
+            rows, cols = slice(a, a + stride * out_h, stride), slice(b, b + stride * out_w, stride)
+            dx[:, rows, cols] += xp.tensordot(g, w[a, b], axes=((3,), (1,)))
+    return dx[:, top : top + h, left : left + width]
+
+
+def conv2d_dw(
+    xp: Any, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads
+) -> Array:
+    """w_bar[a,b,c,o] = sum_{n,i,j} xpad[n, s i + a, s j + b, c] g[n,i,j,o]."""
+    view = _windows(xp, x, w_shape[:2], stride, pads)
+    return xp.tensordot(view, g, axes=((0, 1, 2), (0, 1, 2))).transpose(1, 2, 0, 3)
+
+
+def group_norm(
+    xp: Any, x: Array, gamma: Array, beta: Array, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """y = gamma (x - m) / sqrt(v + eps) + beta, with m and v over the positions and the channels
+    of a group of one sample. Returns y, x_hat (shape of x) and 1/sqrt(v + eps) (N, 1, G, 1).
+    """
+    z = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    d = z - z.mean(axis=(1, 3), keepdims=True)
+    r = 1 / xp.sqrt((d * d).mean(axis=(1, 3), keepdims=True) + eps)
+    x_hat = (d * r).reshape(x.shape)
+    return gamma * x_hat + beta, x_hat, r
+
+
+def group_norm_grad(
+    xp: Any, g: Array, x_hat: Array, r: Array, gamma: Array
+) -> tuple[Array, Array, Array]:
+    """x_bar = r (h - <h> - x_hat <h x_hat>) with h = gamma g and <.> the mean over a group;
+    gamma_bar = sum g x_hat, beta_bar = sum g.
+    """
+    shape = (*x_hat.shape[:1], -1, r.shape[2], x_hat.shape[-1] // r.shape[2])
+    h, z = (gamma * g).reshape(shape), x_hat.reshape(shape)
+    mean_h = h.mean(axis=(1, 3), keepdims=True)
+    mean_hz = (h * z).mean(axis=(1, 3), keepdims=True)
+    dx = (r * (h - mean_h - z * mean_hz)).reshape(x_hat.shape)
+    axes = tuple(range(x_hat.ndim - 1))
+    return dx, (g * x_hat).sum(axis=axes), g.sum(axis=axes)
+
+
+def silu(xp: Any, x: Array) -> tuple[Array, Array]:
+    """y = x s with s = sigmoid(x); returns y and s."""
+    s = 0.5 * (1 + xp.tanh(0.5 * x))  # this form of the sigmoid cannot overflow
+    return x * s, s
+
+
+def silu_grad(xp: Any, g: Array, y: Array, s: Array) -> Array:
+    """x_bar = g (s + y (1 - s))."""
+    return g * (s + y * (1 - s))
+
+
+def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+    """o = p v with p = softmax(q k^T / sqrt(d)); (..., L, d) and (..., S, d). Returns o and p.
+
+    `mask` broadcasts to (..., L, S) and is True where a query may look at a key.
+    """
+    scores = (q @ k.swapaxes(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
+    if mask is not None:
+        scores = xp.where(mask, scores, -math.inf)
+    e = xp.exp(scores - scores.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p @ v, p
+
+
+def attention_grad(
+    xp: Any, g: Array, q: Array, k: Array, v: Array, p: Array
+) -> tuple[Array, Array, Array]:
+    """s_bar = p (p_bar - <p_bar, p>) with p_bar = g v^T, through the scores s to q and k."""
+    dp = g @ v.swapaxes(-1, -2)
+    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) * (1 / math.sqrt(q.shape[-1]))
+    return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g
+
+
+def adam(
+    xp: Any, p: Array, g: Array, m: Array, v: Array, step: int, lr: float,
+    beta1: float, beta2: float, eps: float,
+) -> None:  # fmt: skip
+    """Algorithm 1 of Kingma & Ba (2015), in place: m and v move towards g and g^2, and
+    p <- p - lr m_hat / (sqrt(v_hat) + eps) with m_hat = m/(1-beta1^t), v_hat = v/(1-beta2^t).
+    """
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    p -= lr * m_hat / (xp.sqrt(v_hat) + eps)

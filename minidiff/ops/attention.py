@@ -1,0 +1,44 @@
+"""Scaled dot-product attention. Vaswani et al. (2017), section 3.2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidiff.autograd import VJP, Array, op
+from minidiff.backend import kernels
+from minidiff.errors import InputError
+
+
+@op
+def attention(
+    xp: Any, q: Array, k: Array, v: Array, *, heads: int = 1, mask: Array | None = None
+) -> tuple[Array, VJP]:
+    """o = softmax(q k^T / sqrt(d)) v, in each of `heads` slices of d channels.
+
+    q is (N, L, C), k and v are (N, S, C), o is (N, L, C), d = C / heads. `mask` broadcasts to
+    (N, heads, L, S) and is True where a query may look at a key; each query needs one such key.
+    """
+    n, length, c = q.shape
+    if c % heads:
+        raise InputError(f"attention: {heads} heads do not divide {c} channels")
+    if k.shape != v.shape or k.shape[::2] != (n, c):
+        raise InputError(f"attention: shapes {q.shape}, {k.shape}, {v.shape} do not match")
+    if mask is not None:
+        mask = xp.asarray(mask)
+        if not bool(mask.any(axis=-1).all()):
+            raise InputError("attention: the mask leaves a query without any key to look at")
+
+    def split(x: Array) -> Array:  # (N, L, C) -> (N, heads, L, d)
+        return x.reshape(n, -1, heads, c // heads).transpose(0, 2, 1, 3)
+
+    def join(x: Array) -> Array:
+        return x.transpose(0, 2, 1, 3).reshape(n, -1, c)
+
+    kernel = kernels.of(xp)
+    qh, kh, vh = split(q), split(k), split(v)
+    o, p = kernel.attention(xp, qh, kh, vh, mask)
+
+    def vjp(g: Array) -> tuple[Array, ...]:
+        return tuple(join(d) for d in kernel.attention_grad(xp, split(g), qh, kh, vh, p))
+
+    return join(o), vjp

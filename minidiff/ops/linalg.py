@@ -1,0 +1,80 @@
+"""Products: matmul, einsum, the linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidiff.autograd import VJP, Array, op
+from minidiff.errors import InputError
+
+Result = tuple[Array, VJP]
+
+
+@op
+def matmul(xp: Any, a: Array, b: Array) -> Result:
+    """y = a b over the last two axes, the leading ones broadcast;  a_bar = g b^T, b_bar = a^T g."""
+
+    def vjp(g: Array) -> tuple[Any, Any]:
+        # a vector is a matrix of one row (left) or one column (right)
+        a2, b2 = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+        g2 = g[..., None] if b.ndim == 1 else g
+        g2 = g2[..., None, :] if a.ndim == 1 else g2
+
+        def da() -> Array:
+            d = g2 @ b2.swapaxes(-1, -2)
+            return d[..., 0, :] if a.ndim == 1 else d
+
+        def db() -> Array:
+            d = a2.swapaxes(-1, -2) @ g2
+            return d[..., 0] if b.ndim == 1 else d
+
+        return da, db
+
+    return a @ b, vjp
+
+
+@op
+def linear(xp: Any, x: Array, w: Array, b: Array | None = None) -> Result:
+    """y = x w + b over the last axis of x, w of shape (D_in, D_out);  w_bar = x^T g."""
+    flat = x.reshape(-1, x.shape[-1])
+    y = flat @ w
+    if b is not None:
+        y += b
+
+    def vjp(g: Array) -> tuple[Any, Any, Any]:
+        g = g.reshape(-1, g.shape[-1])
+        return lambda: (g @ w.T).reshape(x.shape), lambda: flat.T @ g, lambda: g.sum(axis=0)
+
+    return y.reshape(*x.shape[:-1], w.shape[1]), (vjp if b is not None else lambda g: vjp(g)[:2])
+
+
+@op
+def einsum(xp: Any, subscripts: str, *xs: Array) -> Result:
+    """y = einsum("ij,jk->ik", a, b), with an explicit result and no index twice in one operand.
+
+    The gradient of an operand is the einsum of g with the other operands onto its indices.
+    """
+    ins, arrow, out = subscripts.replace(" ", "").partition("->")
+    terms = ins.split(",")
+    if not arrow or "." in subscripts or any(len(set(t)) < len(t) for t in [*terms, out]):
+        raise InputError(
+            f"einsum {subscripts!r}: write 'ij,jk->ik', with the result named, no dots, and "
+            "no index twice in one operand"
+        )
+    if len(terms) != len(xs):
+        raise InputError(f"einsum {subscripts!r} names {len(terms)} operands, got {len(xs)}")
+
+    def pull(i: int, g: Array) -> Array:
+        others = [t for j, t in enumerate(terms) if j != i]
+        known = "".join(c for c in terms[i] if c in out or any(c in t for t in others))
+        d = xp.einsum(
+            f"{','.join([out, *others])}->{known}",
+            *(g, *(x for j, x in enumerate(xs) if j != i)),
+            optimize=True,
+        )
+        # an index that only this operand has was summed away: its gradient is spread back
+        spread = tuple(slice(None) if c in known else None for c in terms[i])
+        return xp.broadcast_to(d[spread], xs[i].shape)
+
+    y = xp.einsum(subscripts, *xs, optimize=True)
+    return y, lambda g: (None, *((lambda i=i: pull(i, g)) for i in range(len(xs))))

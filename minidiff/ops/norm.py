@@ -1,0 +1,54 @@
+"""Normalization and dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidiff.autograd import VJP, Array, op
+from minidiff.backend import kernels
+from minidiff.errors import InputError
+
+Result = tuple[Array, VJP]
+
+
+@op
+def group_norm(
+    xp: Any, x: Array, gamma: Array, beta: Array, *, groups: int, eps: float = 1e-5
+) -> Result:
+    """y = gamma (x - m) / sqrt(v + eps) + beta, m and v over each group of channels of a sample.
+
+    x is (N, ..., C), gamma and beta (C,), and `groups` divides C. Wu & He (2018), eq. (1)-(2).
+    """
+    if x.shape[-1] % groups:
+        raise InputError(f"group_norm: {groups} groups do not divide {x.shape[-1]} channels")
+    k = kernels.of(xp)
+    y, x_hat, r = k.group_norm(xp, x, gamma, beta, groups, eps)
+    return y, lambda g: k.group_norm_grad(xp, g, x_hat, r, gamma)
+
+
+@op
+def layer_norm(xp: Any, x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> Result:
+    """y = gamma (x - m) / sqrt(v + eps) + beta, m and v over the last axis. Ba et al. (2016)."""
+    d = x - x.mean(axis=-1, keepdims=True)
+    r = 1 / xp.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
+    x_hat = d * r
+
+    def vjp(g: Array) -> tuple[Any, Any, Any]:
+        def dx() -> Array:
+            h = gamma * g
+            mean_h, mean_hx = (z.mean(axis=-1, keepdims=True) for z in (h, h * x_hat))
+            return r * (h - mean_h - x_hat * mean_hx)
+
+        axes = tuple(range(x.ndim - 1))
+        return dx, lambda: (g * x_hat).sum(axis=axes), lambda: g.sum(axis=axes)
+
+    return gamma * x_hat + beta, vjp
+
+
+@op
+def dropout(xp: Any, x: Array, *, p: float, rng: Any) -> Result:
+    """y = x m / (1 - p), each m being 0 with probability p, else 1. `rng` draws on the device."""
+    if not 0 <= p < 1:
+        raise InputError(f"dropout: p must lie in [0, 1), got {p}")
+    scale = (rng.random(x.shape, dtype=x.dtype) >= p) * x.dtype.type(1 / (1 - p))
+    return x * scale, lambda g: (g * scale,)

@@ -1,0 +1,87 @@
+"""Functions that sum, average or compare over axes. `axis` is an int, a tuple, or None for all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minidiff.autograd import VJP, Array, op
+
+Axis = int | tuple[int, ...] | None
+Result = tuple[Array, VJP]
+
+
+def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
+    """The shape of a reduction over `axis` with the reduced axes kept at length 1."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    reduced = {a % len(shape) for a in axes} if shape else set()
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+def _count(shape: tuple[int, ...], axis: Axis) -> int:
+    """How many elements go into each value of a reduction over `axis`."""
+    return math.prod(shape) // max(1, math.prod(_kept(shape, axis)))
+
+
+@op
+def sum(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """y = sum x;  x_bar = g, spread over the reduced axes."""
+    kept = _kept(x.shape, axis)
+    y = x.sum(axis=axis, keepdims=keepdims)
+    return y, lambda g: (xp.broadcast_to(g.reshape(kept), x.shape),)
+
+
+@op
+def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """y = (1/n) sum x."""
+    kept, n = _kept(x.shape, axis), _count(x.shape, axis)
+    y = x.mean(axis=axis, keepdims=keepdims)
+    return y, lambda g: (xp.broadcast_to(g.reshape(kept) / n, x.shape),)
+
+
+@op
+def var(xp: Any, x: Array, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Result:
+    """y = sum (x - mean)^2 / (n - ddof);  x_bar = 2 g (x - mean) / (n - ddof)."""
+    kept, n = _kept(x.shape, axis), _count(x.shape, axis) - ddof
+    d = x - x.mean(axis=axis, keepdims=True)
+    y = (d * d).sum(axis=axis, keepdims=keepdims) / n
+    return y, lambda g: (g.reshape(kept) * d * (2 / n),)
+
+
+@op
+def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """y = max x; elements that tie for the maximum share the gradient equally."""
+    kept = _kept(x.shape, axis)
+    y = x.max(axis=axis, keepdims=keepdims)
+
+    def vjp(g: Array) -> tuple[Array]:
+        winners = (x == y.reshape(kept)).astype(x.dtype)
+        return (winners * (g.reshape(kept) / winners.sum(axis=axis, keepdims=True)),)
+
+    return y, vjp
+
+
+@op
+def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """y = log sum e^x;  x_bar = g e^(x - y)."""
+    kept = _kept(x.shape, axis)
+    top = x.max(axis=axis, keepdims=True)
+    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    out = y if keepdims else y.reshape(x.sum(axis=axis).shape)
+    return out, lambda g: (g.reshape(kept) * xp.exp(x - y),)
+
+
+@op
+def softmax(xp: Any, x: Array, *, axis: int = -1) -> Result:
+    """y = e^x / sum e^x;  x_bar = y (g - <g, y>)."""
+    e = xp.exp(x - x.max(axis=axis, keepdims=True))
+    y = e / e.sum(axis=axis, keepdims=True)
+    return y, lambda g: (y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+
+@op
+def log_softmax(xp: Any, x: Array, *, axis: int = -1) -> Result:
+    """y = x - log sum e^x;  x_bar = g - e^y sum g."""
+    d = x - x.max(axis=axis, keepdims=True)
+    y = d - xp.log(xp.exp(d).sum(axis=axis, keepdims=True))
+    return y, lambda g: (g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)

@@ -1,0 +1,107 @@
+"""Functions that move elements and change none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidiff.autograd import VJP, Array, Tensor, op
+from minidiff.errors import InputError
+
+Result = tuple[Array, VJP]
+
+
+@op
+def reshape(xp: Any, x: Array, *shape: Any) -> Result:
+    """y = the elements of x, in order, in another shape: reshape(x, 2, 3) or reshape(x, (2, 3))."""
+    new = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    return x.reshape(new), lambda g: (g.reshape(x.shape), *(None for _ in shape))
+
+
+@op
+def transpose(xp: Any, x: Array, axes: Sequence[int] | None = None) -> Result:
+    """y = x with its axes in another order (reversed when `axes` is None)."""
+    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    inverse = tuple(order.index(i) for i in range(x.ndim))
+    return x.transpose(order), lambda g: (g.transpose(inverse), None)[: 1 if axes is None else 2]
+
+
+@op
+def concat(xp: Any, *xs: Array, axis: int = -1) -> Result:
+    """y = the xs one after the other along `axis`."""
+    ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
+
+    def vjp(g: Array) -> tuple[Array, ...]:
+        lead = (slice(None),) * (axis % g.ndim)
+        return tuple(
+            g[(*lead, slice(end - x.shape[axis], end))] for x, end in zip(xs, ends, strict=True)
+        )
+
+    return xp.concatenate(xs, axis=axis), vjp
+
+
+def split(x: Tensor, sections: int, *, axis: int = -1) -> list[Tensor]:
+    """`x` cut along `axis` into `sections` equal parts."""
+    n, rest = divmod(x.shape[axis], sections)
+    if rest:
+        raise InputError(f"axis {axis} of length {x.shape[axis]} has no {sections} equal parts")
+    lead = (slice(None),) * (axis % x.ndim)
+    return [getitem(x, (*lead, slice(i * n, (i + 1) * n))) for i in range(sections)]
+
+
+@op
+def pad(xp: Any, x: Array, *, widths: Sequence[tuple[int, int]]) -> Result:
+    """y = x with zeros around it: `widths` gives (before, after) for each axis."""
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(widths, x.shape, strict=True))
+    return xp.pad(x, tuple(widths)), lambda g: (g[inside],)
+
+
+@op
+def getitem(xp: Any, x: Array, index: Any) -> Result:
+    """y = x[index], with slices, integers and integer arrays; a repeated index accumulates."""
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(xp.asarray(p) if isinstance(p, np.ndarray | list) else p for p in parts)
+    basic = all(p is None or p is Ellipsis or isinstance(p, int | slice) for p in parts)
+
+    def vjp(g: Array) -> tuple[Array, None]:
+        dx = xp.zeros(x.shape, g.dtype)
+        if basic:
+            dx[parts] = g
+        else:
+            xp.add.at(dx, parts, g)
+        return dx, None
+
+    return x[parts], vjp
+
+
+@op
+def broadcast_to(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Result:
+    """y = x repeated to `shape`; the engine sums the gradient back."""
+    return xp.broadcast_to(x, shape), lambda g: (g,)
+
+
+@op
+def embedding(xp: Any, table: Array, indices: Any) -> Result:
+    """y = table[indices], rows of a (K, D) table;  table_bar[k] = sum of g where the index is k.
+
+    Indices on the host are checked against 0..K-1 (a GPU would wrap them without a word).
+    """
+    if isinstance(indices, np.ndarray | list | tuple | int):
+        indices = np.asarray(indices)
+        if indices.dtype.kind not in "iu":
+            raise InputError(f"embedding indices must be integers, got {indices.dtype}")
+        if indices.size and not (0 <= indices.min() and indices.max() < table.shape[0]):
+            raise InputError(
+                f"embedding indices must lie in 0..{table.shape[0] - 1}, "
+                f"got {indices.min()}..{indices.max()}"
+            )
+    rows = xp.asarray(indices)
+
+    def vjp(g: Array) -> tuple[Array, None]:
+        dt = xp.zeros(table.shape, g.dtype)
+        xp.add.at(dt, rows, g)
+        return dt, None
+
+    return table[rows], vjp

@@ -1,0 +1,123 @@
+"""Optimizers, gradient clipping and weight averaging: vector operations on a flat model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from minidiff import backend
+from minidiff.autograd import Array
+from minidiff.backend import kernels
+from minidiff.errors import InputError
+from minidiff.nn import Flat
+
+
+class Adam:
+    """Adam with bias correction: Kingma & Ba (2015), Algorithm 1.
+
+    Parameters
+    ----------
+    flat : the model's parameters and gradients, from `Module.flatten()`
+    lr : step size (> 0)
+    betas : decay rates of the first and second moment, each in [0, 1)
+    eps : added to the square root of the second moment
+    """
+
+    def __init__(
+        self, flat: Flat, lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:  # fmt: skip
+        if not lr > 0 or not eps > 0 or not all(0 <= b < 1 for b in betas):
+            raise InputError(
+                f"Adam: wants lr > 0, betas in [0, 1) and eps > 0, got {lr}, {betas}, {eps}"
+            )
+        self.flat, self.lr, self.betas, self.eps = flat, lr, betas, eps
+        xp = backend.array_module(flat.data)
+        self.m, self.v, self.steps = xp.zeros_like(flat.data), xp.zeros_like(flat.data), 0
+
+    def step(self, lr: float | None = None) -> None:
+        """Move the parameters against the gradient; `lr` overrides the step size this once."""
+        self.steps += 1
+        xp = backend.array_module(self.flat.data)
+        kernels.of(xp).adam(
+            xp, self.flat.data, self.flat.grad, self.m, self.v, self.steps,
+            self.lr if lr is None else lr, *self.betas, self.eps,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments m and v, and the number of steps taken."""
+        return {"m": self.m, "v": self.v, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the state of an optimizer of the same model."""
+        for name, own in (("m", self.m), ("v", self.v)):
+            if tuple(state[name].shape) != own.shape:
+                raise InputError(
+                    f"optimizer state {name!r} has shape {tuple(state[name].shape)}, "
+                    f"expected {own.shape}: it belongs to another model"
+                )
+            own[...] = backend.asarray(state[name], dtype=own.dtype)
+        self.steps = int(state["steps"])
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: Loshchilov & Hutter (2019), Algorithm 2.
+
+    Each step first shrinks the parameters by 1 - lr * weight_decay.
+    """
+
+    def __init__(
+        self, flat: Flat, lr: float = 1e-3, *, weight_decay: float = 0.01, **options: Any
+    ) -> None:
+        super().__init__(flat, lr, **options)
+        if weight_decay < 0:
+            raise InputError(f"AdamW: weight_decay must be >= 0, got {weight_decay}")
+        self.weight_decay = weight_decay
+
+    def step(self, lr: float | None = None) -> None:
+        """Shrink, then take Adam's step."""
+        self.flat.data[...] *= 1 - (self.lr if lr is None else lr) * self.weight_decay
+        super().step(lr)
+
+
+def clip_grad_norm(flat: Flat, max_norm: float) -> Array:
+    """Scale the gradient so that its Euclidean norm is at most `max_norm`.
+
+    Returns the norm before, as a device scalar (reading it on the host waits for the device).
+    """
+    xp = backend.array_module(flat.grad)
+    norm = xp.sqrt(flat.grad @ flat.grad)
+    flat.grad[...] *= xp.minimum(max_norm / (norm + 1e-6), 1)
+    return norm
+
+
+class EMA:
+    """An exponential moving average of the weights: ema <- d ema + (1 - d) weights.
+
+    With `warmup` the decay of update n is min(decay, (1 + n) / (10 + n)), so that an early average
+    is not dominated by the random start. Training never reads the average.
+    """
+
+    def __init__(self, flat: Flat, decay: float = 0.999, *, warmup: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"EMA: decay must lie in [0, 1), got {decay}")
+        self.flat, self.decay, self.warmup, self.updates = flat, decay, warmup, 0
+        self.data = flat.data.copy()
+
+    def update(self) -> None:
+        """Take the current weights into the average."""
+        n = self.updates
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+        self.updates += 1
+        self.data += (1 - decay) * (self.flat.data - self.data)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within it the model has the averaged weights; after it, its own again."""
+        own = self.flat.data.copy()
+        self.flat.data[...] = self.data
+        try:
+            yield
+        finally:
+            self.flat.data[...] = own

@@ -1,0 +1,315 @@
+"""The U-Net of DDPM: Ho et al. (2020), appendix B, from one frozen config.
+
+Down: at each resolution residual blocks (and attention where asked), each output kept as a skip;
+a strided convolution halves the image. Middle: block, attention, block. Up: blocks that read the
+skips in reverse order; nearest upsampling and a convolution double the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minidiff import backend, ops
+from minidiff.autograd import Array, Tensor, no_grad
+from minidiff.errors import InputError
+from minidiff.nn import (
+    Conv2d,
+    Embedding,
+    FourierEmbedding,
+    GroupNorm,
+    Linear,
+    Module,
+    SelfAttention,
+    SinusoidalEmbedding,
+)
+
+TIME_EMBEDDINGS = ("sinusoidal", "fourier")
+TIME_CONDITIONINGS = ("add", "scale_shift")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """What a U-Net looks like. An impossible one is refused when it is made, with the reason.
+
+    Parameters
+    ----------
+    image_size : height and width of the images; divisible by 2 for each level after the first
+    in_channels, out_channels : of the images; out_channels None means in_channels
+    channels : width of the first level; level i has channels * multipliers[i]
+    multipliers : one for each level
+    blocks : residual blocks at each level (one more on the way up)
+    attention : the resolutions (in pixels) at which blocks are followed by self-attention
+    heads : heads of each attention; 1 in DDPM
+    groups : groups of every group norm; must divide every width
+    dropout : probability, before the second convolution of a block
+    time_embedding : "sinusoidal" (DDPM) or "fourier" (random Fourier features)
+    time_conditioning : "add" to the features (DDPM), or "scale_shift" of the second norm (AdaGN)
+    num_classes : None, or K for class conditioning with labels 0..K-1 and the null class K
+    norm_eps : epsilon of every group norm
+    """
+
+    image_size: int
+    in_channels: int = 1
+    out_channels: int | None = None
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = ()
+    heads: int = 1
+    groups: int = 32
+    dropout: float = 0.0
+    time_embedding: str = "sinusoidal"
+    time_conditioning: str = "add"
+    num_classes: int | None = None
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        # lists (from a file) become tuples, so that configs compare and hash
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        for problem in self._problems():
+            raise InputError(f"U-Net config: {problem}")
+
+    def _problems(self) -> Any:
+        positive = ("image_size", "in_channels", "channels", "blocks", "heads", "groups")
+        for name in positive:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                yield f"{name} must be a positive integer, got {getattr(self, name)!r}"
+        if self.out_channels is not None and self.out_channels < 1:
+            yield f"out_channels must be positive or None, got {self.out_channels}"
+        if not self.multipliers or min(self.multipliers) < 1:
+            yield f"multipliers must be positive integers, one a level, got {self.multipliers}"
+        shrink = 2 ** (len(self.multipliers) - 1)
+        if self.image_size % shrink:
+            yield (
+                f"image_size {self.image_size} is not divisible by {shrink}, which "
+                f"{len(self.multipliers)} levels need; pad the images or use fewer multipliers"
+            )
+        if self.channels % 2 or self.channels < 4:
+            yield f"channels must be even and at least 4 (time embedding), got {self.channels}"
+        for width in self.widths:
+            if width % self.groups:
+                yield f"groups {self.groups} do not divide the width {width}"
+            if width % self.heads:
+                yield f"heads {self.heads} do not divide the width {width}"
+        for size in self.attention:
+            if size not in self.resolutions:
+                yield f"attention at {size}, but the resolutions are {self.resolutions}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout must lie in [0, 1), got {self.dropout}"
+        if self.time_embedding not in TIME_EMBEDDINGS:
+            yield f"time_embedding {self.time_embedding!r}, choose one of {TIME_EMBEDDINGS}"
+        if self.time_conditioning not in TIME_CONDITIONINGS:
+            yield f"time_conditioning {self.time_conditioning!r}, choose of {TIME_CONDITIONINGS}"
+        if self.num_classes is not None and self.num_classes < 1:
+            yield f"num_classes must be positive or None, got {self.num_classes}"
+        if not self.norm_eps > 0:
+            yield f"norm_eps must be positive, got {self.norm_eps}"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level."""
+        return tuple(self.channels * m for m in self.multipliers)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Height and width at each level."""
+        return tuple(self.image_size >> i for i in range(len(self.multipliers)))
+
+    @property
+    def time_width(self) -> int:
+        """Width of the vector that carries time and class to every block."""
+        return 4 * self.channels
+
+
+class ResidualBlock(Module):
+    """shortcut(x) + conv(dropout(silu(norm(h)))), h = conv(silu(norm(x))), time let in between.
+
+    "add": the projected embedding is added to h. "scale_shift" (AdaGN, Dhariwal & Nichol 2021,
+    eq. (2) there without the class): the second norm is scaled by 1 + s and shifted by b, the two
+    halves of the projection.
+    """
+
+    def __init__(self, c_in: int, c_out: int, config: UNetConfig, *, rng: Any) -> None:
+        self.scale_shift = config.time_conditioning == "scale_shift"
+        self.dropout = config.dropout
+        norm = {"groups": config.groups, "eps": config.norm_eps}
+        self.norm1 = GroupNorm(c_in, **norm)
+        self.conv1 = Conv2d(c_in, c_out, rng=rng)
+        self.time = Linear(config.time_width, c_out * (2 if self.scale_shift else 1), rng=rng)
+        self.norm2 = GroupNorm(c_out, **norm)
+        self.conv2 = Conv2d(c_out, c_out, rng=rng, zero=True)
+        self.shortcut = Linear(c_in, c_out, rng=rng) if c_in != c_out else None
+
+    def __call__(self, x: Tensor, time: Tensor, *, rng: Any = None) -> Tensor:
+        """x (N, H, W, C_in) and time (N, 4 channels), silu already applied to it."""
+        h = self.conv1(ops.silu(self.norm1(x)))
+        e = self.time(time).reshape(x.shape[0], 1, 1, -1)
+        if self.scale_shift:
+            scale, shift = ops.split(e, 2)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + e)
+        h = ops.silu(h)
+        if self.training and self.dropout:
+            if rng is None:
+                raise InputError("a U-Net with dropout needs rng= in training mode")
+            h = ops.dropout(h, p=self.dropout, rng=rng)
+        return (x if self.shortcut is None else self.shortcut(x)) + self.conv2(h)
+
+
+class UNet(Module):
+    """eps_theta(x_t, t, label), the network of DDPM.
+
+    The output starts at zero (its last convolution does), so the first loss of noise prediction
+    is E eps^2 = 1.
+    """
+
+    def __init__(self, config: UNetConfig, *, rng: np.random.Generator) -> None:
+        self.config = config
+        ch, width, widths = config.channels, config.time_width, config.widths
+        norm = {"groups": config.groups, "eps": config.norm_eps}
+
+        if config.time_embedding == "sinusoidal":
+            self.time_features: Module = SinusoidalEmbedding(ch)
+        else:
+            self.time_features = FourierEmbedding(ch, rng=rng)
+        self.time1 = Linear(ch, width, rng=rng)
+        self.time2 = Linear(width, width, rng=rng)
+        self.classes = None
+        if config.num_classes is not None:
+            self.classes = Embedding(config.num_classes, width, rng=rng)
+
+        def block(c_in: int, c_out: int) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, config, rng=rng)
+
+        def attention(channels: int, size: int | None = None) -> SelfAttention | None:
+            if size is not None and size not in config.attention:
+                return None
+            return SelfAttention(channels, config.heads, rng=rng, **norm)
+
+        self.conv_in = Conv2d(config.in_channels, ch, rng=rng)
+        skips, c = [ch], ch
+        self.down = []
+        for i, (c_out, size) in enumerate(zip(widths, config.resolutions, strict=True)):
+            last = i == len(widths) - 1
+            level = Level()
+            for _ in range(config.blocks):
+                level.append(block(c, c_out), attention(c_out, size))
+                skips.append(c := c_out)
+            if not last:
+                # padded at the far sides only, as in DDPM's own code
+                level.resample = Conv2d(c, c, rng=rng, stride=2, padding=((0, 1), (0, 1)))
+                skips.append(c)
+            self.down.append(level)
+
+        self.middle = Level()
+        self.middle.append(block(c, c), attention(c))
+        self.middle.append(block(c, c), None)
+
+        self.up = []
+        for i in reversed(range(len(widths))):
+            level = Level()
+            for _ in range(config.blocks + 1):
+                level.append(
+                    block(c + skips.pop(), widths[i]), attention(widths[i], config.resolutions[i])
+                )
+                c = widths[i]
+            if i:
+                level.resample = Conv2d(c, c, rng=rng)
+            self.up.append(level)
+
+        self.norm_out = GroupNorm(c, **norm)
+        self.conv_out = Conv2d(c, config.out_channels or config.in_channels, rng=rng, zero=True)
+
+    def __call__(
+        self, x: Tensor | Array, t: np.ndarray, labels: np.ndarray | None = None, *, rng: Any = None
+    ) -> Tensor:
+        """Predict from x (N, H, W, C) at time steps t (N,) and class labels (N,), on the host.
+
+        The label K, or no labels at all, is the null class: nothing is added for it. `rng` draws
+        dropout in training mode.
+        """
+        self._check(x, t, labels)
+        e = ops.silu(self._embed(t, labels, x.dtype))
+        h = self.conv_in(x)
+        skips = [h]
+        for level in self.down:
+            for block, attention in level.pairs():
+                h = block(h, e, rng=rng)
+                h = h if attention is None else attention(h)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h)
+                skips.append(h)
+        for block, attention in self.middle.pairs():
+            h = block(h, e, rng=rng)
+            h = h if attention is None else attention(h)
+        for level in self.up:
+            for block, attention in level.pairs():
+                h = block(ops.concat(h, skips.pop()), e, rng=rng)
+                h = h if attention is None else attention(h)
+            if level.resample is not None:
+                h = level.resample(ops.upsample_nearest(h))
+        return self.conv_out(ops.silu(self.norm_out(h)))
+
+    def denoise(self, x: Array, t: np.ndarray, labels: np.ndarray | None = None) -> Array:
+        """The network as a denoiser for samplers: arrays in, array out, nothing recorded."""
+        training = self.training
+        self.eval()
+        try:
+            with no_grad():
+                return self(x, t, labels).data
+        finally:
+            self.train(training)
+
+    def _embed(self, t: np.ndarray, labels: np.ndarray | None, dtype: Any) -> Tensor:
+        """The vector (N, 4 channels) of time, plus that of the class unless it is the null one."""
+        e = self.time2(ops.silu(self.time1(self.time_features(t, dtype))))
+        if self.classes is None or labels is None:
+            return e
+        known = np.asarray(labels) < self.config.num_classes
+        rows = self.classes(np.where(known, labels, 0))
+        return e + rows * backend.asarray(known[:, None].astype(dtype))
+
+    def _check(self, x: Any, t: Any, labels: Any) -> None:
+        c = self.config
+        if tuple(x.shape[1:]) != (c.image_size, c.image_size, c.in_channels) or x.ndim != 4:
+            raise InputError(
+                f"U-Net: expected images (N, {c.image_size}, {c.image_size}, {c.in_channels}), "
+                f"got {tuple(x.shape)}"
+            )
+        if np.shape(t) != (x.shape[0],):
+            raise InputError(f"U-Net: expected {x.shape[0]} time steps, got shape {np.shape(t)}")
+        if labels is None:
+            return
+        if c.num_classes is None:
+            raise InputError("U-Net: labels given, but the config has num_classes=None")
+        if np.shape(labels) != (x.shape[0],):
+            raise InputError(f"U-Net: expected {x.shape[0]} labels, got shape {np.shape(labels)}")
+        if not (0 <= np.min(labels) and np.max(labels) <= c.num_classes):
+            raise InputError(
+                f"U-Net: labels must lie in 0..{c.num_classes} ({c.num_classes} = no class), "
+                f"got {np.min(labels)}..{np.max(labels)}"
+            )
+
+
+class Level(Module):
+    """The blocks at one resolution, each with the attention after it or None, and a resampling."""
+
+    def __init__(self) -> None:
+        self.blocks: list[ResidualBlock] = []
+        self.attentions: list[SelfAttention | None] = []
+        self.resample: Conv2d | None = None
+
+    def append(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
+        """Put a block, and the attention after it, at the end."""
+        self.blocks.append(block)
+        self.attentions.append(attention)
+
+    def pairs(self) -> zip[tuple[ResidualBlock, SelfAttention | None]]:
+        """(block, attention or None) in order."""
+        return zip(self.blocks, self.attentions, strict=True)
