@@ -1,0 +1,13 @@
+"""Diffusion: the noise process, what is learned from it, and how it is run backwards.
+
+From the bottom up:
+
+- `schedules`, `process`: the betas, and the Gaussians q that follow from them
+- `parameterizations`: eps, x0, v, score and mu, from any to any
+- `objectives`: what a model is trained on
+- `denoiser`: the interface of a trained model; `oracle`: exact ones for data known in closed form
+- `timesteps`, `samplers`, `guidance`: from noise to images
+- `exact`: mean and covariance of what a sampler generates, without a draw
+
+It knows arrays and a denoiser that can be called, not the network behind it.
+"""

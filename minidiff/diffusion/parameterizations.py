@@ -1,0 +1,157 @@
+"""What a network may predict: eps, x0, v, the score, or the mean mu of the reverse step.
+
+Given x_t, each of them determines the others. `convert` goes from any to any by way of the pair
+(x0, eps), and takes v straight to both: near t = T one of them is poorly conditioned given the
+other (x0 from eps divides by sqrt(abar_t)), but never given v.
+
+In all signatures `xt` is an array of shape (N, ...), `t` an int or an int array of shape (N,) with
+1 <= t <= T, and the quantity that is converted an array like `xt`; so is the result.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minidiff import backend
+from minidiff.diffusion.arrays import Array, per_image
+from minidiff.diffusion.names import lookup
+from minidiff.diffusion.process import posterior
+from minidiff.diffusion.schedules import Schedule, check_t
+from minidiff.errors import InputError
+
+Clip = tuple[float, float] | Callable[[Array], Array] | None
+"""What to do to a predicted x0: nothing, clip it to (low, high), or any function x0 -> x0."""
+
+
+def x0_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
+    """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) (Ho et al. 2020, eq. 15)."""
+    signal, noise = _scales(schedule, xt, t)
+    return (xt - noise * eps) / signal
+
+
+def eps_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
+    """Noise eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)."""
+    signal, noise = _scales(schedule, xt, t)
+    return (xt - signal * x0) / noise
+
+
+def x0_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
+    """x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v (Salimans & Ho 2022, appendix D)."""
+    signal, noise = _scales(schedule, xt, t)
+    return signal * xt - noise * v
+
+
+def eps_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
+    """Noise eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v."""
+    signal, noise = _scales(schedule, xt, t)
+    return noise * xt + signal * v
+
+
+def v_from_x0_eps(schedule: Schedule, t: Any, x0: Array, eps: Array) -> Array:
+    """Velocity v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, section 4)."""
+    signal, noise = _scales(schedule, x0, t)
+    return signal * eps - noise * x0
+
+
+def score_from_eps(schedule: Schedule, t: Any, eps: Array) -> Array:
+    """Score grad log q(x_t) = -eps / sqrt(1 - abar_t), if eps is the optimal prediction."""
+    return -eps / _scales(schedule, eps, t)[1]
+
+
+def eps_from_score(schedule: Schedule, t: Any, score: Array) -> Array:
+    """Noise eps = -sqrt(1 - abar_t) grad log q(x_t)."""
+    return -_scales(schedule, score, t)[1] * score
+
+
+def mu_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
+    """Mean mu = c_0 x_0 + c_t x_t, the mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+    c_0, c_t, _ = posterior(schedule, np.subtract(t, 1), t)
+    return per_image(c_0, xt) * x0 + per_image(c_t, xt) * xt
+
+
+def x0_from_mu(schedule: Schedule, xt: Array, t: Any, mu: Array) -> Array:
+    """x_0 = (mu - c_t x_t) / c_0."""
+    c_0, c_t, _ = posterior(schedule, np.subtract(t, 1), t)
+    return (mu - per_image(c_t, xt) * xt) / per_image(c_0, xt)
+
+
+def mu_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
+    """Mean mu = (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(alpha_t) (Ho et al. 2020, eq. 11).
+
+    The line of Algorithm 2. It equals `mu_from_x0` of `x0_from_eps`, where x0 could be clipped.
+    """
+    t = check_t(schedule, t)
+    beta, alpha, abar = schedule.beta[t], schedule.alpha[t], schedule.abar[t]
+    return (xt - per_image(beta / np.sqrt(1 - abar), xt) * eps) / per_image(np.sqrt(alpha), xt)
+
+
+def _pair_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> tuple[Array, Array]:
+    return x0_from_eps(schedule, xt, t, eps), eps
+
+
+def _pair_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> tuple[Array, Array]:
+    return x0, eps_from_x0(schedule, xt, t, x0)
+
+
+# For each quantity: the pair (x0, eps) from it, and it from the pair.
+_PAIR_FROM: dict[str, Callable[[Schedule, Array, Any, Array], tuple[Array, Array]]] = {
+    "eps": _pair_from_eps,
+    "x0": _pair_from_x0,
+    "v": lambda s, xt, t, v: (x0_from_v(s, xt, t, v), eps_from_v(s, xt, t, v)),
+    "score": lambda s, xt, t, score: _pair_from_eps(s, xt, t, eps_from_score(s, t, score)),
+    "mu": lambda s, xt, t, mu: _pair_from_x0(s, xt, t, x0_from_mu(s, xt, t, mu)),
+}
+_FROM_PAIR: dict[str, Callable[[Schedule, Array, Any, Array, Array], Array]] = {
+    "eps": lambda s, xt, t, x0, eps: eps,
+    "x0": lambda s, xt, t, x0, eps: x0,
+    "v": lambda s, xt, t, x0, eps: v_from_x0_eps(s, t, x0, eps),
+    "score": lambda s, xt, t, x0, eps: score_from_eps(s, t, eps),
+    "mu": lambda s, xt, t, x0, eps: mu_from_x0(s, xt, t, x0),
+}
+NAMES = tuple(_PAIR_FROM)
+
+
+def convert(
+    schedule: Schedule, xt: Array, t: Any, value: Array, *, source: str, target: str
+) -> Array:
+    """`value`, which is the quantity `source`, as the quantity `target` (see `NAMES`)."""
+    pair_from = lookup(_PAIR_FROM, source, "parameterization")
+    from_pair = lookup(_FROM_PAIR, target, "parameterization")
+    return from_pair(schedule, xt, t, *pair_from(schedule, xt, t, value))
+
+
+def denoised(
+    schedule: Schedule, xt: Array, t: Any, eps: Array, clip: Clip = None
+) -> tuple[Array, Array]:
+    """(x0, eps) as a sampler uses them: x0 predicted from eps, clipped, and the eps that fits it.
+
+    Whenever x0 is changed, eps is computed again from it. Otherwise the two would describe
+    different x_t, and a step that mixes them (as DDIM's does) would leave the process.
+    """
+    x0 = x0_from_eps(schedule, xt, t, eps)
+    if clip is None:
+        return x0, eps
+    x0 = clip(x0) if callable(clip) else backend.array_module(x0).clip(x0, *check_clip(clip))
+    return x0, eps_from_x0(schedule, xt, t, x0)
+
+
+def check_clip(clip: Any) -> Any:
+    """`clip`, if it is None, a pair of floats (low, high) with low < high, or a function."""
+    if clip is None or callable(clip):
+        return clip
+    try:
+        low, high = (float(bound) for bound in clip)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not low < high:
+        raise InputError(
+            f"clip must be None, a pair (low, high) such as (-1, 1), or a function, got {clip!r}"
+        )
+    return low, high
+
+
+def _scales(schedule: Schedule, x: Array, t: Any) -> tuple[Any, Any]:
+    """sqrt(abar_t) and sqrt(1 - abar_t), ready to multiply x."""
+    abar = schedule.abar[check_t(schedule, t)]
+    return per_image(np.sqrt(abar), x), per_image(np.sqrt(1 - abar), x)
