@@ -136,7 +136,7 @@ class ResidualBlock(Module):
     def __init__(self, c_in: int, c_out: int, config: UNetConfig, *, rng: Any) -> None:
         self.scale_shift = config.time_conditioning == "scale_shift"
         self.dropout = config.dropout
-        norm = {"groups": config.groups, "eps": config.norm_eps}
+        norm: dict[str, Any] = {"groups": config.groups, "eps": config.norm_eps}
         self.norm1 = GroupNorm(c_in, **norm)
         self.conv1 = Conv2d(c_in, c_out, rng=rng)
         self.time = Linear(config.time_width, c_out * (2 if self.scale_shift else 1), rng=rng)
@@ -171,7 +171,7 @@ class UNet(Module):
     def __init__(self, config: UNetConfig, *, rng: np.random.Generator) -> None:
         self.config = config
         ch, width, widths = config.channels, config.time_width, config.widths
-        norm = {"groups": config.groups, "eps": config.norm_eps}
+        norm: dict[str, Any] = {"groups": config.groups, "eps": config.norm_eps}
 
         if config.time_embedding == "sinusoidal":
             self.time_features: Module = SinusoidalEmbedding(ch)
@@ -290,7 +290,7 @@ class UNet(Module):
             raise InputError("U-Net: labels given, but the config has num_classes=None")
         if np.shape(labels) != (x.shape[0],):
             raise InputError(f"U-Net: expected {x.shape[0]} labels, got shape {np.shape(labels)}")
-        if not (0 <= np.min(labels) and np.max(labels) <= c.num_classes):
+        if np.min(labels) < 0 or np.max(labels) > c.num_classes:
             raise InputError(
                 f"U-Net: labels must lie in 0..{c.num_classes} ({c.num_classes} = no class), "
                 f"got {np.min(labels)}..{np.max(labels)}"

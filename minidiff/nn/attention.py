@@ -33,6 +33,7 @@ class SelfAttention(Module):
         self.project = Linear(channels, channels, rng=rng, zero=True)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Shape (N, ..., C) in and out."""
         h = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])
         h = ops.attention(self.query(h), self.key(h), self.value(h), heads=self.heads)
         return x + self.project(h).reshape(x.shape)
@@ -57,6 +58,7 @@ class CrossAttention(Module):
         self.project = Linear(channels, channels, rng=rng, zero=True)
 
     def __call__(self, x: Tensor, context: Tensor | Array, mask: Array | None = None) -> Tensor:
+        """Shape (N, ..., C) in and out; the context is (N, S, D), the mask (N, S) of bool."""
         h = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])
         k, v = self.key(context), self.value(context)
         wide = None if mask is None else mask[:, None, None, :]

@@ -42,6 +42,7 @@ class Linear(Module):
         self.bias = Parameter(_zeros(d_out)) if bias else None
 
     def __call__(self, x: Tensor | Array) -> Tensor:
+        """Shape (..., d_in) to (..., d_out)."""
         if x.shape[-1] != self.weight.shape[0]:
             raise InputError(f"Linear expects {self.weight.shape[0]} features, got shape {x.shape}")
         return ops.linear(x, self.weight, *([self.bias] if self.bias is not None else []))
@@ -66,6 +67,7 @@ class Conv2d(Module):
         self.bias = Parameter(_zeros(c_out))
 
     def __call__(self, x: Tensor | Array) -> Tensor:
+        """Shape (N, H, W, C_in) to (N, H', W', C_out)."""
         return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
 
 
@@ -80,6 +82,7 @@ class GroupNorm(Module):
         self.bias = Parameter(_zeros(channels))
 
     def __call__(self, x: Tensor | Array) -> Tensor:
+        """Shape (N, ..., C) in and out."""
         return ops.group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)
 
 
@@ -92,6 +95,7 @@ class LayerNorm(Module):
         self.bias = Parameter(_zeros(channels))
 
     def __call__(self, x: Tensor | Array) -> Tensor:
+        """Shape (..., C) in and out."""
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
@@ -102,4 +106,5 @@ class Embedding(Module):
         self.weight = Parameter(rng.standard_normal((n, d)).astype(np.float32))
 
     def __call__(self, indices: Any) -> Tensor:
+        """Integers of shape (...) to vectors (..., d)."""
         return ops.embedding(self.weight, indices)

@@ -42,6 +42,7 @@ class Module:
     _flat: Flat | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the module; every module defines its own."""
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
     def children(self) -> Iterator[tuple[str, Module]]:

@@ -34,6 +34,7 @@ class SinusoidalEmbedding(Module):
         self.frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - shift))
 
     def __call__(self, t: np.ndarray, dtype: str = "float32") -> Array:
+        """Time steps (N,) on the host to features (N, dim)."""
         angles = np.asarray(t, np.float64)[:, None] * self.frequencies
         parts = (np.sin(angles), np.cos(angles))
         both = np.concatenate(parts if self.order == "sin_cos" else parts[::-1], axis=1)
@@ -61,6 +62,7 @@ class FourierEmbedding(Module):
         )
 
     def __call__(self, t: np.ndarray, dtype: str = "float32") -> Array:
+        """Time steps (N,) on the host to features (N, dim)."""
         frequencies = backend.to_numpy(self.frequencies).astype(np.float64)
         u = np.asarray(t, np.float64)[:, None] / self.period
         angles = 2 * math.pi * u * frequencies

@@ -18,7 +18,7 @@ def attention(
     q is (N, L, C), k and v are (N, S, C), o is (N, L, C), d = C / heads. `mask` broadcasts to
     (N, heads, L, S) and is True where a query may look at a key; each query needs one such key.
     """
-    n, length, c = q.shape
+    n, _, c = q.shape
     if c % heads:
         raise InputError(f"attention: {heads} heads do not divide {c} channels")
     if k.shape != v.shape or k.shape[::2] != (n, c):

@@ -20,7 +20,7 @@ def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
 
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
     """How many elements go into each value of a reduction over `axis`."""
-    return math.prod(shape) // max(1, math.prod(_kept(shape, axis)))
+    return math.prod(shape) // (math.prod(_kept(shape, axis)) or 1)
 
 
 @op

@@ -92,7 +92,7 @@ def embedding(xp: Any, table: Array, indices: Any) -> Result:
         indices = np.asarray(indices)
         if indices.dtype.kind not in "iu":
             raise InputError(f"embedding indices must be integers, got {indices.dtype}")
-        if indices.size and not (0 <= indices.min() and indices.max() < table.shape[0]):
+        if indices.size and (indices.min() < 0 or indices.max() >= table.shape[0]):
             raise InputError(
                 f"embedding indices must lie in 0..{table.shape[0] - 1}, "
                 f"got {indices.min()}..{indices.max()}"

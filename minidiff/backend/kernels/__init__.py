@@ -20,12 +20,9 @@ from types import ModuleType, SimpleNamespace
 from minidiff.backend.kernels import reference
 from minidiff.errors import InputError
 
-_CHOICES = ("fast", "reference")
 _choice = os.environ.get("MINIDIFF_KERNELS") or "fast"
-if _choice not in _CHOICES:
-    raise InputError(
-        f"MINIDIFF_KERNELS={_choice!r} is unknown; choose one of {', '.join(_CHOICES)}"
-    )
+if _choice not in ("fast", "reference"):
+    raise InputError(f"MINIDIFF_KERNELS={_choice!r} is unknown; choose fast or reference")
 _HAVE_FAST = ("numpy",)
 
 

@@ -43,7 +43,7 @@ def conv2d_dw(
     xp: Any, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads
 ) -> Array:
     """w_bar[a,b,c,o] = sum_{n,i,j} xpad[n, s i + a, s j + b, c] g[n,i,j,o]."""
-    view = _windows(xp, x, w_shape[:2], stride, pads)
+    view = _windows(xp, x, (w_shape[0], w_shape[1]), stride, pads)
     return xp.tensordot(view, g, axes=((0, 1, 2), (0, 1, 2))).transpose(1, 2, 0, 3)
 
 
