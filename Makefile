@@ -53,7 +53,7 @@ clean:  ## remove what tests, tools and builds leave behind, but no run
 	find minidiff tests chapters benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean  ## also remove the virtual environment
-	rm -rf $(VENV)
+	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 
 # One stamp for each extra that was installed. uv is used where it is found, since it is faster; else pip, upgraded
 # because the one that comes with Python may be years old.
@@ -70,7 +70,7 @@ $(VENV)/.made:
 ifneq ($(UV),)
 	@$(UV) venv --quiet --allow-existing --seed --python "$$(command -v $(PYTHON))" $(VENV)
 else
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $(VENV) || { \
 	  echo 'make: $(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@$(PIP) install --quiet --upgrade pip
 endif
@@ -83,7 +83,7 @@ $(VENV)/.has-run: $(VENV)/.made pyproject.toml constraints.txt
 
 # PyTorch by pip even where uv is found: pip follows its own configuration to a CPU build, if one is named there.
 $(VENV)/.has-parity: $(VENV)/.has-test
-	@echo 'Installing PyTorch ...'
+	@echo 'Installing PyTorch (on Linux some gigabytes, unless pip knows of a CPU build: see README.md) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[parity]'
 	@touch $@
 
