@@ -12,6 +12,21 @@ Result = tuple[Array, VJP]
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 
 
+def _pads(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    try:
+        (top, bottom), (left, right) = padding
+    except (TypeError, ValueError):
+        top = -1
+    if min(top, bottom, left, right) < 0:
+        raise InputError(
+            f"conv2d: padding must be one number or ((top, bottom), (left, right)), none of them "
+            f"negative, got {padding}"
+        )
+    return (top, bottom), (left, right)
+
+
 @op
 def conv2d(
     xp: Any, x: Array, w: Array, b: Array | None = None, *, stride: int = 1, padding: Padding = 0
@@ -21,10 +36,15 @@ def conv2d(
     `padding` is one number for all sides, or ((top, bottom), (left, right)), of zeros.
     y has H' = (H + top + bottom - kh) // stride + 1 rows, and columns likewise.
     """
-    pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+    pads = _pads(padding)
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise InputError(
             f"conv2d wants x (N, H, W, C) and w (kh, kw, C, O), got {x.shape} and {w.shape}"
+        )
+    if stride < 1 or (b is not None and b.shape != w.shape[3:]):
+        raise InputError(
+            f"conv2d wants a stride of at least 1 and b of shape {w.shape[3:]}, got stride "
+            f"{stride} and b {None if b is None else b.shape}"
         )
     room = [n + sum(p) - k for n, p, k in zip(x.shape[1:3], pads, w.shape, strict=False)]
     if min(room) < 0:
@@ -39,7 +59,7 @@ def conv2d(
             lambda: k.conv2d_dx(xp, g, w, x.shape, stride, pads),
             lambda: k.conv2d_dw(xp, x, g, w.shape, stride, pads),
             lambda: g.sum(axis=(0, 1, 2)),
-        )[: 2 if b is None else 3]
+        )
 
     return y, vjp
 

@@ -137,7 +137,7 @@ def maximum(xp: Any, a: Array, b: Array) -> Result:
     """y = max(a, b); at a tie each gets half of the gradient."""
 
     def vjp(g: Array) -> tuple[Any, Any]:
-        half = 0.5 * (a == b)
-        return lambda: g * ((a > b) + half), lambda: g * ((a < b) + half)
+        tie = 0.5 * g * (a == b)
+        return lambda: g * (a > b) + tie, lambda: g * (a < b) + tie
 
     return xp.maximum(a, b), vjp

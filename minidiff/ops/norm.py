@@ -22,8 +22,8 @@ def group_norm(
     if x.shape[-1] % groups:
         raise InputError(f"group_norm: {groups} groups do not divide {x.shape[-1]} channels")
     k = kernels.of(xp)
-    y, x_hat, r = k.group_norm(xp, x, gamma, beta, groups, eps)
-    return y, lambda g: k.group_norm_grad(xp, g, x_hat, r, gamma)
+    y, m, r = k.group_norm(xp, x, gamma, beta, groups, eps)
+    return y, lambda g: k.group_norm_grad(xp, g, x, m, r, gamma)
 
 
 @op

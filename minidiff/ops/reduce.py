@@ -67,7 +67,7 @@ def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -
     kept = _kept(x.shape, axis)
     top = x.max(axis=axis, keepdims=True)
     y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
-    out = y if keepdims else y.reshape(x.sum(axis=axis).shape)
+    out = y if keepdims else y.sum(axis=axis)  # over axes of length 1
     return out, lambda g: (g.reshape(kept) * xp.exp(x - y),)
 
 

@@ -25,7 +25,7 @@ def transpose(xp: Any, x: Array, axes: Sequence[int] | None = None) -> Result:
     """y = x with its axes in another order (reversed when `axes` is None)."""
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
     inverse = tuple(order.index(i) for i in range(x.ndim))
-    return x.transpose(order), lambda g: (g.transpose(inverse), None)[: 1 if axes is None else 2]
+    return x.transpose(order), lambda g: (g.transpose(inverse), None)
 
 
 @op

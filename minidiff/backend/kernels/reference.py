@@ -47,32 +47,38 @@ def conv2d_dw(
     return xp.tensordot(view, g, axes=((0, 1, 2), (0, 1, 2))).transpose(1, 2, 0, 3)
 
 
+def _by_group(x: Array, groups: int) -> Array:
+    """(N, ..., C) as (N, positions, G, C / G)."""
+    return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+
+
 def group_norm(
     xp: Any, x: Array, gamma: Array, beta: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
-    """y = gamma (x - m) / sqrt(v + eps) + beta, with m and v over the positions and the channels
-    of a group of one sample. Returns y, x_hat (shape of x) and 1/sqrt(v + eps) (N, 1, G, 1).
+    """y = gamma x_hat + beta with x_hat = (x - m) r and r = 1/sqrt(v + eps), m and v the mean and
+    variance over the positions and the channels of a group of one sample. Returns y, and m and r
+    of shape (N, G).
     """
-    z = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    d = z - z.mean(axis=(1, 3), keepdims=True)
-    r = 1 / xp.sqrt((d * d).mean(axis=(1, 3), keepdims=True) + eps)
-    x_hat = (d * r).reshape(x.shape)
-    return gamma * x_hat + beta, x_hat, r
+    z = _by_group(x, groups)
+    m = z.mean(axis=(1, 3), keepdims=True)
+    r = 1 / xp.sqrt(((z - m) ** 2).mean(axis=(1, 3), keepdims=True) + eps)
+    y = gamma * ((z - m) * r).reshape(x.shape) + beta
+    return y, m[:, 0, :, 0], r[:, 0, :, 0]
 
 
 def group_norm_grad(
-    xp: Any, g: Array, x_hat: Array, r: Array, gamma: Array
+    xp: Any, g: Array, x: Array, m: Array, r: Array, gamma: Array
 ) -> tuple[Array, Array, Array]:
     """x_bar = r (h - <h> - x_hat <h x_hat>) with h = gamma g and <.> the mean over a group;
     gamma_bar = sum g x_hat, beta_bar = sum g.
     """
-    shape = (*x_hat.shape[:1], -1, r.shape[2], x_hat.shape[-1] // r.shape[2])
-    h, z = (gamma * g).reshape(shape), x_hat.reshape(shape)
-    mean_h = h.mean(axis=(1, 3), keepdims=True)
-    mean_hz = (h * z).mean(axis=(1, 3), keepdims=True)
-    dx = (r * (h - mean_h - z * mean_hz)).reshape(x_hat.shape)
-    axes = tuple(range(x_hat.ndim - 1))
-    return dx, (g * x_hat).sum(axis=axes), g.sum(axis=axes)
+    groups, axes = r.shape[1], tuple(range(x.ndim - 1))
+    m, r = m[:, None, :, None], r[:, None, :, None]
+    x_hat = (_by_group(x, groups) - m) * r
+    h = _by_group(gamma * g, groups)
+    mean_h, mean_hx = (z.mean(axis=(1, 3), keepdims=True) for z in (h, h * x_hat))
+    dx = (r * (h - mean_h - x_hat * mean_hx)).reshape(x.shape)
+    return dx, (g * x_hat.reshape(x.shape)).sum(axis=axes), g.sum(axis=axes)
 
 
 def silu(xp: Any, x: Array) -> tuple[Array, Array]:
