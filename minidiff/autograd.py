@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,11 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise InputError("a Tensor cannot be wrapped in a Tensor; use it, or its .data")
-        self.data: Array = data if hasattr(data, "dtype") else backend.asarray(data)
+        if not hasattr(data, "dtype") or isinstance(data, np.generic):
+            data = backend.asarray(data)
+        if requires_grad and data.dtype.kind != "f":
+            raise InputError(f"a gradient needs floating-point numbers, the data are {data.dtype}")
+        self.data: Array = data
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self._node: _Node | None = None
@@ -97,7 +102,10 @@ class Tensor:
                     f"backward() of a tensor of shape {self.shape} needs a cotangent of that shape"
                 )
             cotangent = backend.array_module(self.data).ones_like(self.data)
-        elif cotangent.shape != self.shape:
+        elif isinstance(cotangent, Tensor):
+            raise InputError("a cotangent is an array, not a Tensor: gradients are of first order")
+        cotangent = backend.array_module(self.data).asarray(cotangent, dtype=self.dtype)
+        if cotangent.shape != self.shape:
             raise InputError(f"cotangent of shape {cotangent.shape} for a tensor of {self.shape}")
         if self._node is None:
             _accumulate(self, cotangent)
@@ -113,7 +121,9 @@ class Tensor:
     __truediv__ = _method("div")
     __rtruediv__ = _method("div", reflected=True)
     __pow__ = _method("pow")
+    __rpow__ = _method("pow", reflected=True)
     __matmul__ = _method("matmul")
+    __rmatmul__ = _method("matmul", reflected=True)
     __neg__ = _method("neg")
     __getitem__ = _method("getitem")
     sum = _method("sum")
@@ -167,8 +177,8 @@ def _walk(root: _Node, cotangent: Array) -> None:
 
 def _accumulate(leaf: Tensor, g: Array) -> None:
     """Add into the leaf's gradient, in place: it may be a view of a model's flat gradient."""
-    if leaf.grad is None:
-        leaf.grad = g.copy()  # a copy: g may be shared with another input
+    if leaf.grad is None:  # a copy: g may be shared with another input
+        leaf.grad = np.array(g) if isinstance(g, np.generic) else g.copy()
     else:
         leaf.grad += g
 
@@ -192,11 +202,20 @@ def op(f: Callable[..., tuple[Array, VJP]]) -> Callable[..., Tensor]:
     ``vjp(g)`` returns one entry for each positional input: an array, None (no gradient), or a
     function without arguments that is called only if that input's gradient is wanted. A gradient
     of the shape that the input was broadcast to is summed back by the engine. The operation takes
-    Tensors, arrays and Python scalars, and returns a Tensor.
+    Tensors, arrays and Python scalars, and returns a Tensor. An input may be given by name, and
+    one that is left out is its default; the options after ``*`` are no inputs and take no Tensor.
     """
+    declared = list(inspect.signature(f).parameters.values())[1:]
+    inputs = [p for p in declared if p.kind is p.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Tensor:
+        for p in inputs[len(args) :]:
+            if p.name not in kwargs and p.default is p.empty:
+                break  # f itself says what is missing
+            args = (*args, kwargs.pop(p.name, p.default))
+        if any(isinstance(v, Tensor) for v in kwargs.values()):
+            raise InputError(f"{f.__name__}: an option is a Tensor, but no gradient can reach it")
         arrays = [
             # a NumPy scalar would turn float32 into float64; a Python scalar does not
             a.data if isinstance(a, Tensor) else a.item() if isinstance(a, np.generic) else a

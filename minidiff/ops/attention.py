@@ -18,11 +18,14 @@ def attention(
     q is (N, L, C), k and v are (N, S, C), o is (N, L, C), d = C / heads. `mask` broadcasts to
     (N, heads, L, S) and is True where a query may look at a key; each query needs one such key.
     """
+    if q.ndim != 3 or k.ndim != 3 or k.shape != v.shape or k.shape[::2] != q.shape[::2]:
+        raise InputError(
+            "attention wants q (N, L, C) and k, v (N, S, C), got "
+            f"{q.shape}, {k.shape} and {v.shape}"
+        )
     n, _, c = q.shape
-    if c % heads:
+    if heads < 1 or c % heads:
         raise InputError(f"attention: {heads} heads do not divide {c} channels")
-    if k.shape != v.shape or k.shape[::2] != (n, c):
-        raise InputError(f"attention: shapes {q.shape}, {k.shape}, {v.shape} do not match")
     if mask is not None:
         mask = xp.asarray(mask)
         if not bool(mask.any(axis=-1).all()):

@@ -13,18 +13,18 @@ Padding = int | tuple[tuple[int, int], tuple[int, int]]
 
 
 def _pads(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
-    if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
+    """`padding` as ((top, bottom), (left, right))."""
+    sides = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     try:
-        (top, bottom), (left, right) = padding
+        (top, bottom), (left, right) = sides
+        if min(top, bottom, left, right) >= 0:
+            return (top, bottom), (left, right)
     except (TypeError, ValueError):
-        top = -1
-    if min(top, bottom, left, right) < 0:
-        raise InputError(
-            f"conv2d: padding must be one number or ((top, bottom), (left, right)), none of them "
-            f"negative, got {padding}"
-        )
-    return (top, bottom), (left, right)
+        pass
+    raise InputError(
+        "conv2d: padding is one number, or ((top, bottom), (left, right)), and not negative; "
+        f"got {padding!r}"
+    )
 
 
 @op

@@ -61,8 +61,16 @@ def einsum(xp: Any, subscripts: str, *xs: Array) -> Result:
             f"einsum {subscripts!r}: write 'ij,jk->ik', with the result named, no dots, and "
             "no index twice in one operand"
         )
-    if len(terms) != len(xs):
-        raise InputError(f"einsum {subscripts!r} names {len(terms)} operands, got {len(xs)}")
+    if [len(t) for t in terms] != [x.ndim for x in xs]:
+        raise InputError(
+            f"einsum {subscripts!r} does not fit {', '.join(str(x.shape) for x in xs)}"
+        )
+    sizes: dict[str, int] = {}
+    for t, x in zip(terms, xs, strict=True):
+        if any(sizes.setdefault(c, n) != n for c, n in zip(t, x.shape, strict=True)):
+            raise InputError(
+                f"einsum {subscripts!r}: an index has several sizes in {sizes}, {x.shape}"
+            )
 
     def pull(i: int, g: Array) -> Array:
         others = [t for j, t in enumerate(terms) if j != i]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from minidiff.autograd import VJP, Array, op
 from minidiff.errors import InputError
+from minidiff.ops.shape import checked_indices
 
 Result = tuple[Array, VJP]
 
@@ -45,6 +44,8 @@ def l1(xp: Any, pred: Array, target: Array) -> Result:
 @op
 def huber(xp: Any, pred: Array, target: Array, *, delta: float = 1.0) -> Result:
     """L = mean of d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2). Huber (1964)."""
+    if not delta > 0:
+        raise InputError(f"huber: delta must be positive, got {delta}")
     d = _difference("huber", pred, target)
     near = xp.clip(d, -delta, delta)
 
@@ -59,13 +60,7 @@ def huber(xp: Any, pred: Array, target: Array, *, delta: float = 1.0) -> Result:
 def cross_entropy(xp: Any, logits: Array, labels: Any) -> Result:
     """L = mean over rows of -log softmax(logits)[label]; logits (N, K), labels (N,) integers."""
     n, k = logits.shape
-    if (
-        isinstance(labels, np.ndarray)
-        and labels.size
-        and not (0 <= labels.min() <= labels.max() < k)
-    ):
-        raise InputError(f"cross_entropy: labels must lie in 0..{k - 1}")
-    rows, columns = xp.arange(n), xp.asarray(labels)
+    rows, columns = xp.arange(n), checked_indices(xp, "cross_entropy", labels, k)
     if columns.shape != (n,):
         raise InputError(f"cross_entropy: {n} rows of logits, labels of shape {columns.shape}")
     d = logits - logits.max(axis=1, keepdims=True)

@@ -19,7 +19,7 @@ def group_norm(
 
     x is (N, ..., C), gamma and beta (C,), and `groups` divides C. Wu & He (2018), eq. (1)-(2).
     """
-    if x.shape[-1] % groups:
+    if groups < 1 or x.shape[-1] % groups:
         raise InputError(f"group_norm: {groups} groups do not divide {x.shape[-1]} channels")
     k = kernels.of(xp)
     y, m, r = k.group_norm(xp, x, gamma, beta, groups, eps)

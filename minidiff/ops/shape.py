@@ -82,22 +82,26 @@ def broadcast_to(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Result:
     return xp.broadcast_to(x, shape), lambda g: (g,)
 
 
-@op
-def embedding(xp: Any, table: Array, indices: Any) -> Result:
-    """y = table[indices], rows of a (K, D) table;  table_bar[k] = sum of g where the index is k.
+def checked_indices(xp: Any, name: str, indices: Any, count: int) -> Array:
+    """`indices` as an array of `xp`; those that come from the host must lie in 0..count-1.
 
-    Indices on the host are checked against 0..K-1 (a GPU would wrap them without a word).
+    Without the check NumPy counts a negative one from the end, and a GPU wraps any of them.
     """
     if isinstance(indices, np.ndarray | list | tuple | int):
         indices = np.asarray(indices)
         if indices.dtype.kind not in "iu":
-            raise InputError(f"embedding indices must be integers, got {indices.dtype}")
-        if indices.size and (indices.min() < 0 or indices.max() >= table.shape[0]):
+            raise InputError(f"{name}: indices must be integers, got {indices.dtype}")
+        if indices.size and (indices.min() < 0 or indices.max() >= count):
             raise InputError(
-                f"embedding indices must lie in 0..{table.shape[0] - 1}, "
-                f"got {indices.min()}..{indices.max()}"
+                f"{name}: indices must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}"
             )
-    rows = xp.asarray(indices)
+    return xp.asarray(indices)
+
+
+@op
+def embedding(xp: Any, table: Array, indices: Any) -> Result:
+    """y = table[indices], rows of a (K, D) table;  table_bar[k] = sum of g where the index is k."""
+    rows = checked_indices(xp, "embedding", indices, table.shape[0])
 
     def vjp(g: Array) -> tuple[Array, None]:
         dt = xp.zeros(table.shape, g.dtype)
