@@ -1,0 +1,33 @@
+"""The handwritten digits that come with the package: 1,797 real ones of 8x8 pixels.
+
+Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+Repository, 1998, doi:10.24432/C50P49, CC BY 4.0. See ``files/digits8.txt``.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import numpy as np
+
+from minidiff.data.dataset import Dataset
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The digits as (images, labels): x = v / 8 - 1 for v dark dots of 16 under a pixel.
+
+    Returns
+    -------
+    images : float32 (1797, 8, 8, 1) in [-1, 1], ink bright on a dark ground
+    labels : int64 (1797,), the digit 0..9 that was written
+    """
+    path = resources.files("minidiff.data") / "files" / "digits8.npz"
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        v, labels = arrays["images"], arrays["labels"]
+    return v.astype(np.float32) / 8 - 1, labels.astype(np.int64)
+
+
+def load_digits() -> Dataset:
+    """The digits as a `Dataset`."""
+    images, labels = digits()
+    return Dataset("digits", images, labels, tuple("0123456789"))

@@ -1,0 +1,209 @@
+"""What decides a run: one frozen dataclass, read from TOML or JSON and checked on the way.
+
+Every mistake is an InputError that names the key, the value, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from minidiff.data import names as data_names
+from minidiff.diffusion.schedules import SCHEDULES
+from minidiff.errors import InputError
+from minidiff.unet import UNetConfig
+
+Allowed = tuple[str, Callable[[Any], bool]]
+
+
+def _at_least(low: float) -> Allowed:
+    return f"{low} or more", lambda v: v >= low
+
+
+def _between(low: float, high: float) -> Allowed:
+    return f"from {low} to {high}", lambda v: low <= v <= high
+
+
+def _one_of(*names: str) -> Allowed:
+    return f"one of: {', '.join(names)}", lambda v: v in names
+
+
+def _option(default: Any, allowed: Allowed) -> Any:
+    return field(default=default, metadata={"allowed": allowed})
+
+
+POSITIVE: Allowed = "more than 0", lambda v: v > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run: the same config and backend give the same bits.
+
+    Steps are counted from 1. `schedule` and `T` are the forward process, `unet` the network,
+    `p_uncond` how often a row's class is dropped so that guidance has an unconditional model.
+    The learning rate rises from 0 to `lr` over `warmup` steps and stays there.
+
+    Raises
+    ------
+    InputError
+        If a value has another type than its field or is out of range.
+    """
+
+    unet: UNetConfig
+    data: str = _option("digits", _one_of(*data_names()))
+    schedule: str = _option("cosine", _one_of(*SCHEDULES))
+    T: int = _option(1000, _between(1, 100_000))
+    steps: int = _option(1000, _between(1, 10**9))
+    batch_size: int = _option(64, _at_least(1))
+    optimizer: str = _option("adam", _one_of("adam", "adamw"))
+    lr: float = _option(1e-3, POSITIVE)
+    warmup: int = _option(0, _at_least(0))
+    weight_decay: float = _option(0.0, _at_least(0))
+    grad_clip: float = _option(1.0, POSITIVE)
+    ema_decay: float = _option(0.999, ("from 0 to below 1", lambda v: 0 <= v < 1))
+    p_uncond: float = _option(0.2, _between(0, 1))
+    seed: int = _option(0, _between(0, 2**63 - 1))
+    log_every: int = _option(1, _at_least(1))
+    checkpoint_every: int = _option(200, _at_least(1))
+    sample_every: int = _option(200, _at_least(1))
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(TrainConfig)
+        for f in dataclasses.fields(self):
+            value = _convert(f.name, getattr(self, f.name), hints[f.name])
+            object.__setattr__(self, f.name, value)
+            text, holds = f.metadata.get("allowed", ("", lambda v: True))
+            if not holds(value):
+                raise InputError(f"{f.name} is {value!r}; it must be {text}")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise InputError(
+                f"weight_decay is {self.weight_decay!r}, but optimizer = {self.optimizer!r} has "
+                "none; set optimizer to 'adamw' or weight_decay to 0"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The config with these values; `unet` is a mapping (or already a UNetConfig)."""
+        return _build(cls, values, prefix="")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON and TOML have them: `from_dict` undoes it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """The same config but for `changes`."""
+        return dataclasses.replace(self, **changes)
+
+
+def recipes() -> tuple[str, ...]:
+    """The names of the recipes that come with the package."""
+    files = (resources.files("minidiff.training") / "recipes").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def read(source: str, settings: Iterable[str] = ()) -> TrainConfig:
+    """The config of a recipe of the package or of a TOML file, with `settings` changed.
+
+    Parameters
+    ----------
+    source : the name of a recipe, such as "digits8", or the path of a file that ends in .toml
+    settings : changes such as "lr=2e-3" or "unet.multipliers=[1, 2]", values as in TOML
+    """
+    if source in recipes():
+        text = (resources.files("minidiff.training") / "recipes" / f"{source}.toml").read_bytes()
+    elif source.endswith(".toml"):
+        text = Path(source).read_bytes()
+    else:
+        raise InputError(
+            f"there is no recipe {source!r}; choose one of: {', '.join(recipes())}, "
+            "or give the path of a .toml file"
+        )
+    try:
+        values = tomllib.loads(text.decode())
+    except ValueError as error:
+        raise InputError(f"{source} is no valid TOML: {error}") from error
+    for setting in settings:
+        _set(values, setting)
+    try:
+        return TrainConfig.from_dict(values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    """Change `values` as "table.key=value" says."""
+    key, equals, text = (part.strip() for part in setting.partition("="))
+    if not (key and equals and text):
+        raise InputError(f"cannot read the setting {setting!r}; write key=value, as lr=0.002")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text  # names need no quotes on the command line
+    *tables, name = key.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise InputError(f"cannot set {key}: {table} is a value and not a table")
+    values[name] = value
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    """`cls` from a mapping of its fields, checked for unknown and missing keys and for types."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{prefix.rstrip('.')} is {values!r}; it must be a table of settings")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise InputError(f"unknown setting {prefix}{key}; known are: {', '.join(fields)}")
+    for key, f in fields.items():
+        optional = (f.default, f.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        if key not in values and not optional:
+            raise InputError(f"the setting {prefix}{key} is missing")
+    hints = typing.get_type_hints(cls)
+    try:
+        return cls(**{k: _convert(prefix + k, v, hints[k]) for k, v in values.items()})
+    except InputError as error:
+        raise InputError(str(error) if not prefix else f"[{prefix[:-1]}] {error}") from error
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; only what loses nothing is converted (1 to 1.0, list to tuple)."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else _build(hint, value, prefix=f"{key}.")
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (a for a in arguments if a is not type(None))
+        return _convert(key, value, hint)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise InputError(f"{key} is {value!r}; it must be one of: {', '.join(arguments)}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(key, v, arguments[0]) for v in value)
+    if hint is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if type(value) is not (origin or hint):
+        raise InputError(f"{key} is {value!r}; it must be {_NAMES.get(origin or hint, hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{key} is {value!r}; it must be finite")
+    return value
+
+
+_NAMES: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    tuple: "a list of integers",
+}

@@ -1,0 +1,140 @@
+"""The folder of a run: where its files are, and the care that none is lost or overwritten.
+
+::
+
+    runs/demo/
+      config.json                    what decides the run
+      metrics.jsonl                  one record a line: step, loss, lr, grad_norm, images_per_s
+      checkpoints/step-000400/       weights, optimizer, counters (see `checkpoint`)
+      loss.png, samples/*.png        pictures, drawn by the command line
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from minidiff.errors import InputError
+from minidiff.training import checkpoint, metrics
+from minidiff.training.checkpoint import Checkpoint
+from minidiff.training.config import TrainConfig
+from minidiff.training.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run and the config that is in it; made by `create` or `open`."""
+
+    folder: Path
+    config: TrainConfig
+
+    @classmethod
+    def create(cls, folder: str | Path, config: TrainConfig) -> Run:
+        """Make a new run of the folder, which must be absent or empty; else InputError."""
+        folder = Path(folder)
+        if is_run(folder):
+            raise InputError(
+                f"{folder} holds a run already; continue it with --resume, or choose another folder"
+            )
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; choose a folder for the run")
+        if folder.exists() and any(not _is_temporary(path) for path in folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty and is no run; choose another folder, so that nothing in "
+                "it is overwritten"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", config.to_dict())
+        return cls(folder, config)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """The run that is in the folder; an InputError if there is none or its config is bad."""
+        folder = Path(folder)
+        if not is_run(folder):
+            raise InputError(
+                f"{folder} is no run (it has no config.json); 'minidiff train RECIPE --out "
+                f"{folder}' starts one"
+            )
+        file = folder / "config.json"
+        try:
+            return cls(folder, TrainConfig.from_dict(read_json(file)))
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+
+    def extend(self, steps: int) -> Run:
+        """The same run with another number of steps in all, which its config remembers."""
+        last = self.last_step()
+        if steps < last:
+            raise InputError(
+                f"{self.folder} has done {last} steps already, which is more than {steps}"
+            )
+        config = self.config.replace(steps=steps)
+        write_json(self.folder / "config.json", config.to_dict())
+        return Run(self.folder, config)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of the measurements."""
+        return self.folder / "metrics.jsonl"
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint's folder; None before the first."""
+        found = checkpoint.all_in(self.checkpoints)
+        return found[-1] if found else None
+
+    def last_step(self) -> int:
+        """How many steps the newest checkpoint has behind it; 0 before the first."""
+        last = self.last_checkpoint()
+        return checkpoint.step_of(last) if last else 0
+
+    def save(self, state: Checkpoint) -> None:
+        """Write a checkpoint, whole or not at all, and remove the older ones."""
+        checkpoint.save(self.checkpoints, state)
+
+    def rewind(self, load_state: Callable[[Checkpoint], None]) -> None:
+        """Hand the newest checkpoint, if any, to `load_state`, and cut the metrics to its step."""
+        last = self.last_checkpoint()
+        if last is not None:
+            state = checkpoint.load(last)
+            try:
+                load_state(state)
+            except (InputError, KeyError) as error:
+                raise checkpoint.damaged(last, error) from error
+        metrics.cut(self.metrics, self.last_step())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; an InputError if one does."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise InputError(f"another process is training in {self.folder}") from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)  # which gives the lock back, as the end of the process does
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether the folder holds a run."""
+    return (Path(folder) / "config.json").is_file()
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")

@@ -1,0 +1,106 @@
+"""Images from the model of a run: which classes, from which noise, by which sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidiff import backend
+from minidiff.diffusion import guidance, samplers
+from minidiff.diffusion.samplers import State
+from minidiff.diffusion.schedules import Schedule
+from minidiff.errors import InputError
+from minidiff.training import checkpoint
+from minidiff.training.run import Run
+from minidiff.unet import UNet
+
+
+def load_model(run: Run, weights: str = "ema") -> UNet:
+    """The network of `run` with the weights of its newest checkpoint.
+
+    Parameters
+    ----------
+    run : the run
+    weights : "ema" for their average, which draws better; "model" for the last ones
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint yet, or it is damaged or of another network.
+    """
+    last = run.last_checkpoint()
+    if last is None:
+        raise InputError(
+            f"{run.folder} has no checkpoint yet; 'minidiff train --out {run.folder} --resume' "
+            "goes on with it"
+        )
+    model = UNet(run.config.unet, rng=backend.host_generator(0))
+    arrays = checkpoint.load_weights(last, weights)
+    try:
+        model.load_state_dict(arrays)
+    except InputError as error:
+        raise checkpoint.damaged(last / "weights.safetensors", error) from error
+    return model.eval()
+
+
+def label_plan(n: int, classes: Sequence[int]) -> np.ndarray:
+    """Labels int64 (n,) for n images, sorted, each class as often as any other or once more."""
+    if n < 1 or not classes:
+        raise InputError(f"there must be at least one image and one class, got {n}, {classes}")
+    return np.sort(np.resize(np.array(classes, dtype=np.int64), n), kind="stable")
+
+
+def sample(
+    model: UNet,
+    schedule: Schedule,
+    n: int,
+    labels: np.ndarray | None = None,
+    *,
+    sampler: str = "ddim",
+    w: float = 0.0,
+    seed: int = 0,
+    batch: int = 250,
+    **options: Any,
+) -> Iterator[tuple[slice, State]]:
+    """Draw n images from noise, batch by batch, and yield every state on the way.
+
+    The state with ``t == 0`` holds the finished images of its rows, in [-1, 1]. The same arguments
+    give the same bits on NumPy; another `batch` gives other images.
+
+    Parameters
+    ----------
+    model : the network
+    schedule : of the run that trained it
+    n : how many images
+    labels : int (n,), the class of each; None for a model without classes
+    sampler : "ddpm" or "ddim"
+    w : guidance weight, see `guidance.classifier_free`; 0 for none
+    seed : of the noise
+    batch : how many images are drawn at a time
+    **options : of the sampler, such as ``steps`` and ``eta``
+
+    Yields
+    ------
+    (rows, state)
+        The rows of the n images that this state is about.
+    """
+    if min(n, batch) < 1:
+        raise InputError(f"n and batch must be at least 1, got n={n}, batch={batch}")
+    c, denoiser, cond = model.config, model.denoise, {}
+    if c.num_classes is None and (labels is not None or w):
+        raise InputError("this model was trained without classes: it takes neither classes nor w")
+    if c.num_classes is not None:
+        if labels is None:
+            raise InputError(f"this model has {c.num_classes} classes; say which to draw")
+        denoiser = guidance.classifier_free(denoiser, w=w, null=c.num_classes)
+    draw = samplers.make(sampler, clip=(-1.0, 1.0), **options)
+    for i, start in enumerate(range(0, n, batch)):
+        rows = slice(start, min(start + batch, n))
+        rng = backend.generator(seed, step=i)
+        shape = (rows.stop - start, c.image_size, c.image_size, c.in_channels)
+        x_T = rng.standard_normal(shape, dtype=np.float32)  # noqa: N806 (the papers' symbol)
+        cond = {} if labels is None else {"labels": labels[rows]}
+        for state in draw(denoiser, schedule, x_T, rng=rng, **cond):
+            yield rows, state

@@ -1,0 +1,250 @@
+"""Training as DDPM's Algorithm 1: a trainer holds the state, `train` runs it in a folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minidiff import backend
+from minidiff.data import Dataset, batch_indices, load
+from minidiff.diffusion import objectives, schedules
+from minidiff.errors import InputError
+from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm
+from minidiff.training.checkpoint import Checkpoint
+from minidiff.training.config import TrainConfig
+from minidiff.training.metrics import MetricsLog
+from minidiff.training.run import Run
+from minidiff.unet import UNet
+
+Array = Any
+
+
+class Trainer:
+    """Everything that changes while a model is trained, and the step that changes it.
+
+    Parameters
+    ----------
+    config : what decides the run
+    data : the images; those that the config names, unless given
+
+    Attributes
+    ----------
+    model, optimizer, ema : the network, Adam's moments, the averaged weights
+    schedule : the forward process
+    step : how many steps are done
+
+    Raises
+    ------
+    InputError
+        If the network does not fit the images.
+    """
+
+    def __init__(self, config: TrainConfig, data: Dataset | None = None) -> None:
+        data = data or load(config.data)
+        _check_fit(config, data)
+        self.config = config
+        self.images, self.labels = backend.asarray(data.images), data.labels
+        self.schedule = schedules.make(config.schedule, config.T)
+        self.model = UNet(config.unet, rng=backend.host_generator(config.seed)).train()
+        self.flat = self.model.flatten()
+        self.optimizer = (
+            Adam(self.flat, config.lr)
+            if config.optimizer == "adam"
+            else AdamW(self.flat, config.lr, weight_decay=config.weight_decay)
+        )
+        self.ema = EMA(self.flat, config.ema_decay)
+        self.step = 0
+
+    def train_step(self) -> tuple[Array, Array]:
+        """One gradient step on || eps - eps_theta(sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t) ||^2.
+
+        Ho et al. (2020), Algorithm 1, with classes dropped for guidance (Ho & Salimans 2022,
+        Algorithm 1). All draws are functions of (seed, step). Returns the loss and the norm of
+        its gradient, scalars on the device: to read them is to wait for the device.
+        """
+        c, step = self.config, self.step + 1
+        host, device = backend.host_generator(c.seed, step), backend.generator(c.seed, step)
+
+        rows = batch_indices(len(self.labels), c.batch_size, seed=c.seed, step=step)
+        x0 = self.images[backend.asarray(rows)]
+        t = objectives.draw_t(self.schedule, len(rows), rng=host)
+        eps = device.standard_normal(x0.shape, dtype=x0.dtype)
+
+        self.model.zero_grad()
+        loss = objectives.simple(
+            self.model, self.schedule, x0, t, eps, labels=self._labels(rows, host), rng=device
+        )
+        loss.backward()
+        norm = clip_grad_norm(self.flat, c.grad_clip)
+        self.optimizer.step(self.lr(step))
+        self.ema.update()
+        self.step = step
+        return loss.data, norm
+
+    def lr(self, step: int) -> float:
+        """The learning rate of step 1, 2, ...: it rises over the warm-up and then stays."""
+        return self.config.lr * min(1.0, step / max(1, self.config.warmup))
+
+    def state(self) -> Checkpoint:
+        """What a checkpoint holds, copied to the host."""
+        with self.ema.swapped():
+            ema = _to_host(self.model.state_dict())
+        optimizer = self.optimizer.state_dict()
+        return Checkpoint(
+            step=self.step,
+            model=_to_host(self.model.state_dict()),
+            ema=ema,
+            optimizer=_to_host({name: optimizer[name] for name in ("m", "v")}),
+            counters={"optimizer": optimizer["steps"], "ema": self.ema.updates},
+        )
+
+    def load_state(self, state: Checkpoint) -> None:
+        """Go on from `state`; an InputError if it is of another model."""
+        self.model.load_state_dict(state.ema)
+        self.ema.data[...] = self.flat.data
+        self.ema.updates = state.counters["ema"]
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer | {"steps": state.counters["optimizer"]})
+        self.step = state.step
+
+    def _labels(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        null = self.config.unet.num_classes
+        if null is None:
+            return None
+        return objectives.drop_labels(
+            self.labels[rows], p_uncond=self.config.p_uncond, null=null, rng=rng
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a step was like: `step` counts from 1, `lr` is the learning rate that it used.
+
+    `loss` and `grad_norm` are scalars on the device; ``float(record.loss)`` waits for the device.
+    `images_per_s` is the speed of training since the last record in the metrics.
+    """
+
+    step: int
+    loss: Array
+    lr: float
+    grad_norm: Array
+    images_per_s: float
+
+
+def train(trainer: Trainer, run: Run) -> Iterator[Record]:
+    """Train in the folder of `run` to the last step of its config, a record for each step.
+
+    It goes on from the newest checkpoint in the folder, if there is one, to the same bits as if
+    it had never stopped (on NumPy). Every `checkpoint_every` steps and after the last one a
+    checkpoint is written. A caller who stops early closes the generator (``contextlib.closing``
+    does), which saves the step that was just done.
+
+    Raises
+    ------
+    InputError
+        If the loss or its gradient is no longer finite (nothing is saved then), if the checkpoint
+        is damaged or of another model, or if another process trains in the folder.
+    OSError
+        If the disk is full, say; the older checkpoint is then still there.
+    """
+    config = trainer.config
+    with run.locked():
+        run.rewind(trainer.load_state)
+        log, window = MetricsLog(run.metrics), _Window(trainer)
+        try:
+            while trainer.step < config.steps:
+                record = window.step()
+                saves = record.step % config.checkpoint_every == 0 or record.step == config.steps
+                if saves or record.step % config.log_every == 0:
+                    log.append(window.read())
+                if saves:
+                    log.sync()
+                    run.save(trainer.state())
+                yield record
+        except GeneratorExit:
+            if window.losses:
+                log.append(window.read())
+            run.save(trainer.state())
+            raise
+        finally:
+            log.close()
+
+
+@dataclass
+class _Window:
+    """The steps since the metrics were last written, whose losses are still on the device."""
+
+    trainer: Trainer
+    losses: list[Array] = field(default_factory=list)
+    norms: list[Array] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def step(self) -> Record:
+        start = time.perf_counter()
+        # what overflows is found when the losses are read, and told as an error then
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss, norm = self.trainer.train_step()
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.seconds += time.perf_counter() - start
+        step = self.trainer.step
+        return Record(step, loss, self.trainer.lr(step), norm, self._images_per_s())
+
+    def read(self) -> dict[str, float]:
+        """The means of the window as a record of the metrics; begins the next window."""
+        start = time.perf_counter()
+        values = backend.to_numpy(backend.xp.stack([*self.losses, *self.norms]))
+        self.seconds += time.perf_counter() - start
+        losses, norms = values.astype(np.float64).reshape(2, -1)
+        step, lr = self.trainer.step, self.trainer.lr(self.trainer.step)
+        finite = np.isfinite(losses) & np.isfinite(norms)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            raise InputError(
+                f"training diverged at step {step - len(losses) + first + 1}: loss "
+                f"{losses[first]}, gradient norm {norms[first]}, learning rate {lr:g}; the last "
+                "checkpoint is kept; train anew with a smaller lr, a longer warmup or a smaller "
+                "grad_clip"
+            )
+        record = {
+            "step": step,
+            "loss": _rounded(losses.mean()),
+            "lr": _rounded(lr),
+            "grad_norm": _rounded(norms.mean()),
+            "images_per_s": _rounded(self._images_per_s()),
+        }
+        self.losses, self.norms, self.seconds = [], [], 0.0
+        return record
+
+    def _images_per_s(self) -> float:
+        return len(self.losses) * self.trainer.config.batch_size / self.seconds
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _to_host(arrays: dict[str, Array]) -> dict[str, np.ndarray]:
+    # a copy: the model's own arrays change with the next step
+    return {name: np.array(backend.to_numpy(a)) for name, a in arrays.items()}
+
+
+def _check_fit(config: TrainConfig, data: Dataset) -> None:
+    """Refuse a network that does not fit the images, and say which setting would."""
+    unet, (height, width, channels) = config.unet, data.shape
+    if height != width:
+        raise InputError(f"the images of {data.name} are {height}x{width}; they must be square")
+    fitting = {"image_size": height, "in_channels": channels}
+    if unet.out_channels is not None:
+        fitting["out_channels"] = channels  # one eps for each pixel value
+    if unet.num_classes is not None:
+        fitting["num_classes"] = data.num_classes
+    for key, value in fitting.items():
+        if getattr(unet, key) != value:
+            raise InputError(
+                f"unet.{key} is {getattr(unet, key)}, but the data set {data.name} needs {value}"
+            )
