@@ -11,7 +11,7 @@ UV  := $(shell command -v uv 2>/dev/null)
 test parity: export OPENBLAS_NUM_THREADS = 1
 test parity: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo test parity lint chapters constraints clean distclean
+.PHONY: help demo test parity lint bench chapters constraints clean distclean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -36,6 +36,9 @@ parity: $(VENV)/.has-parity  ## compare every op and the network with PyTorch
 lint: $(VENV)/.has-lint  ## check style (ruff) and types (mypy)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+bench: $(VENV)/.has-parity  ## time a training step beside PyTorch's
+	$(PY) -m benchmarks.train_step $(ARGS)
 
 chapters: $(VENV)/.has-chapters  ## open the chapters in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=chapters $(ARGS)
