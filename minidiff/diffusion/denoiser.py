@@ -11,7 +11,6 @@ from minidiff.diffusion.parameterizations import Clip, denoised
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
 
-
 Denoiser = Callable[..., Array]
 """eps = f(xt, t, **cond): the noise in x_t, as far as f can tell.
 

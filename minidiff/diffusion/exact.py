@@ -59,7 +59,7 @@ def propagate(run: Callable[[Any, Any], Any], shape: tuple[int, ...]) -> Affine:
     run(np.zeros((1, *shape)), counter)
     columns = (1 + counter.draws) * d
     rows = columns + 2
-    probe = np.cos(np.arange(columns) ** 2)  # a vector in no special direction
+    probe = 1.5 * np.cos(np.arange(columns) ** 2)  # a vector in no special direction
 
     def noise(k: int) -> NDArray[np.float64]:
         """The k-th array of noise (0 is x_T) for every row."""

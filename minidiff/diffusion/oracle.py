@@ -79,9 +79,8 @@ class Gaussian:
         array like xt
         """
         if xt.shape[1:] != self.mean.shape:
-            raise InputError(
-                f"x_t must have shape (N, *{self.mean.shape}), got {xt.shape} for this Gaussian"
-            )
+            shape = ", ".join(["N", *map(str, self.mean.shape)])
+            raise InputError(f"x_t must have shape ({shape}) for this Gaussian, got {xt.shape}")
         xp = backend.array_module(xt)
         abar = schedule.abar[check_t(schedule, t)].reshape(-1, 1)  # (N, 1) or (1, 1)
         gain = np.sqrt(1 - abar) / (abar * self._variances + (1 - abar))  # along each axis

@@ -103,7 +103,7 @@ def posterior_sample(schedule: Schedule, x0: Array, xt: Array, s: Any, t: Any, e
 
 def _check_pair(schedule: Schedule, s: Any, t: Any) -> tuple[Any, Any]:
     s, t = check_t(schedule, s, first=0), check_t(schedule, t)
-    if not np.all(np.less(s, t)):
+    if not np.all(s < t):
         raise InputError(f"the earlier time must come first, s < t, got s = {s} and t = {t}")
     return s, t
 

@@ -125,8 +125,9 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedul
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
     """abar_t = f(t) / f(0) with f(t) = cos^2((t/T + s) / (1 + s) * pi/2).
 
-    Nichol & Dhariwal 2021, eq. 17. Since f(T) = 0, beta_T would be 1: it, and no other, is clipped at `beta_max`, and abar_T is
-    what the clipped beta gives (2.4e-9 at T = 1000). The offset `s` keeps beta_1 from vanishing.
+    Nichol & Dhariwal 2021, eq. 17. Since f(T) = 0, beta_T would be 1: it, and no other, is clipped
+    at `beta_max`, and abar_T is what the clipped beta gives (2.4e-9 at T = 1000). The offset `s`
+    keeps beta_1 from vanishing.
     """
     t = np.arange(_steps(T) + 1)
     f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
@@ -147,6 +148,8 @@ def check_t(schedule: Schedule, t: Any, *, first: int = 1) -> Any:
     Everything that takes a time from its caller checks it here. An index that is off by one would
     pass unseen otherwise: NumPy reads ``abar[-1]`` as abar_T, and CuPy wraps any index.
     """
+    if type(t) is int and first <= t <= schedule.T:
+        return t  # at once: a sampler comes by in every step
     values = np.asarray(t)
     if values.dtype.kind not in "iu":
         raise InputError(f"t must be an integer or an array of integers, got {values.dtype}")

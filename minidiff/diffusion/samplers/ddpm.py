@@ -1,10 +1,9 @@
 """Ancestral sampling: each step draws from the model's p(x_s | x_t)."""
 
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Generator
 from itertools import pairwise
 from typing import Any
-
-import numpy as np
 
 from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array
@@ -15,21 +14,19 @@ from minidiff.diffusion.samplers.base import State, check_start
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
 
-VARIANCES: dict[str, Callable[[Schedule, int, int], float]] = {
-    "posterior": lambda schedule, s, t: process.posterior(schedule, s, t)[2],
-    "beta": lambda schedule, s, t: process.forward(schedule, s, t)[1],
-}
-"""The two choices of Ho et al. 2020, section 3.2, for a jump from t to s; the first is beta-tilde_t
-and the second beta_t when s = t - 1."""
-
 
 def coefficients(
     schedule: Schedule, s: int, t: int, variance: str = "posterior"
 ) -> tuple[float, float, float]:
-    """(c_0, c_t, sigma) of the step x_s = c_0 x_0 + c_t x_t + sigma z; sigma is 0 at s = 0."""
-    c_0, c_t, _ = process.posterior(schedule, s, t)
-    sigma2 = lookup(VARIANCES, variance, "variance")(schedule, s, t) if s > 0 else 0.0
-    return c_0, c_t, float(np.sqrt(sigma2))
+    """(c_0, c_t, sigma) of the step x_s = c_0 x_0 + c_t x_t + sigma z.
+
+    sigma^2 is the variance of q(x_s | x_t, x_0), "posterior", or that of q(x_t | x_s), "beta": the
+    two choices of Ho et al. 2020, section 3.2, where s = t - 1. At s = 0 it is 0 for both.
+    """
+    c_0, c_t, tilde = process.posterior(schedule, s, t)
+    beta = process.forward(schedule, s, t)[1]
+    sigma2 = lookup({"posterior": tilde, "beta": beta}, variance, "variance")
+    return c_0, c_t, math.sqrt(sigma2) if s > 0 else 0.0
 
 
 def ddpm(
@@ -60,7 +57,8 @@ def ddpm(
     steps : int, None or int array
         Number of steps, None for all T, or the times themselves (see `timesteps.resolve`).
     variance : "posterior" or "beta"
-        sigma^2: the lower or the upper of the two that the paper names.
+        What sigma^2 is, see `coefficients`. The first is right for data that is a single point, the
+        second for data N(0, I).
     spacing : str
         See `timesteps.subset`.
     clip : None, (low, high) or function
@@ -78,7 +76,7 @@ def ddpm(
         raise InputError(
             "DDPM draws noise in every step: pass rng, such as backend.generator(seed)"
         )
-    lookup(VARIANCES, variance, "variance")
+    coefficients(schedule, 0, 1, variance)  # refuses an unknown variance now
     times = timesteps.resolve(schedule.T, steps, spacing).tolist()
     clip = check_clip(clip)
 
