@@ -8,7 +8,12 @@ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from minidiff import backend  # noqa: E402
+from tests import double  # noqa: E402
 
 # "ci" draws the same examples every time; `pytest --hypothesis-profile=deep` searches for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
@@ -16,3 +21,18 @@ settings.register_profile(
     "deep", derandomize=False, deadline=None, max_examples=2000, print_blob=True
 )
 settings.load_profile("ci")
+
+
+@pytest.fixture(params=["numpy", "double", pytest.param("cupy", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """The array module behind `backend.xp` in this test: NumPy, the double, or CuPy on a GPU."""
+    module = {"numpy": np, "double": double.xp}.get(request.param) or _cupy()
+    monkeypatch.setattr(backend, "xp", module)
+    return module
+
+
+def _cupy():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not cupy.cuda.is_available():
+        pytest.skip("CuPy finds no GPU")
+    return cupy

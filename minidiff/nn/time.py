@@ -63,8 +63,8 @@ class FourierEmbedding(Module):
 
     def __call__(self, t: np.ndarray, dtype: str = "float32") -> Array:
         """Time steps (N,) on the host to features (N, dim)."""
-        frequencies = backend.to_numpy(self.frequencies).astype(np.float64)
-        u = np.asarray(t, np.float64)[:, None] / self.period
-        angles = 2 * math.pi * u * frequencies
-        both = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-        return backend.asarray(both.astype(dtype))
+        u = backend.asarray(np.asarray(t, np.float64)[:, None] / self.period)
+        # in float64, but where the frequencies are: to bring them here would wait for the device
+        angles = 2 * math.pi * u * self.frequencies.astype(np.float64)
+        xp = backend.array_module(angles)
+        return xp.concatenate([xp.sin(angles), xp.cos(angles)], axis=1).astype(dtype)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minidiff.autograd import VJP, Array, op
 from minidiff.backend import kernels
 from minidiff.errors import InputError
@@ -16,7 +18,8 @@ def attention(
     """o = softmax(q k^T / sqrt(d)) v, in each of `heads` slices of d channels.
 
     q is (N, L, C), k and v are (N, S, C), o is (N, L, C), d = C / heads. `mask` broadcasts to
-    (N, heads, L, S) and is True where a query may look at a key; each query needs one such key.
+    (N, heads, L, S) and is True where a query may look at a key. Each query needs one such key:
+    a mask on the host is checked (on a GPU that would mean to wait for it).
     """
     if q.ndim != 3 or k.ndim != 3 or k.shape != v.shape or k.shape[::2] != q.shape[::2]:
         raise InputError(
@@ -27,9 +30,9 @@ def attention(
     if heads < 1 or c % heads:
         raise InputError(f"attention: {heads} heads do not divide {c} channels")
     if mask is not None:
-        mask = xp.asarray(mask)
-        if not bool(mask.any(axis=-1).all()):
+        if isinstance(mask, np.ndarray) and not mask.any(axis=-1).all():
             raise InputError("attention: the mask leaves a query without any key to look at")
+        mask = xp.asarray(mask)
 
     def split(x: Array) -> Array:  # (N, L, C) -> (N, heads, L, d)
         return x.reshape(n, -1, heads, c // heads).transpose(0, 2, 1, 3)
