@@ -88,10 +88,12 @@ def process_frames(states: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> list
     ----------
     states : (t, x_t, expected x_0) in the order of sampling, images (N, H, W, C)
     """
-    return [
-        _table([_tiles(xt), _tiles(x0)], left=["x_t", "x_0"], title=f"t = {t}")
+    frames = [
+        (_table([_tiles(xt), _tiles(x0)], left=["xt", "x0"], title=f"t = {t}"), xt.shape[3])
         for t, xt, x0 in states
     ]
+    # a GIF has 256 colours: all greys, or those that come nearest to the images'
+    return [frame.convert("L") if channels == 1 else frame for frame, channels in frames]
 
 
 def loss_curve(records: Iterable[Mapping[str, Any]], title: str = "") -> Figure:

@@ -54,7 +54,7 @@ class Dataset:
             raise InputError(
                 f"{self.name}: images are {x.dtype} {x.shape}, expected float32 (N, H, W, C)"
             )
-        if not (-1 <= x.min() and x.max() <= 1):
+        if not (x.min() >= -1 and x.max() <= 1):  # nan fails too
             raise InputError(
                 f"{self.name}: images range over [{x.min():g}, {x.max():g}], expected [-1, 1]; "
                 "from_uint8 scales bytes"
@@ -79,6 +79,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are, whether or not an image is of each."""
         return len(self.class_names)
 
     @property

@@ -176,7 +176,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 def _convert(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`; only what loses nothing is converted (1 to 1.0, list to tuple)."""
+    """`value` as the type `hint`; nothing is lost: 1 becomes 1.0, a list a tuple."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else _build(hint, value, prefix=f"{key}.")

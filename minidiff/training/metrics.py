@@ -20,6 +20,7 @@ class MetricsLog:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, record: Record) -> None:
+        """Write one record; it must have a "step", and numbers that are finite."""
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -28,6 +29,7 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 

@@ -35,17 +35,7 @@ class Run:
     def create(cls, folder: str | Path, config: TrainConfig) -> Run:
         """Make a new run of the folder, which must be absent or empty; else InputError."""
         folder = Path(folder)
-        if is_run(folder):
-            raise InputError(
-                f"{folder} holds a run already; continue it with --resume, or choose another folder"
-            )
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; choose a folder for the run")
-        if folder.exists() and any(not _is_temporary(path) for path in folder.iterdir()):
-            raise InputError(
-                f"{folder} is not empty and is no run; choose another folder, so that nothing in "
-                "it is overwritten"
-            )
+        check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", config.to_dict())
         return cls(folder, config)
@@ -129,6 +119,22 @@ class Run:
             yield
         finally:
             os.close(descriptor)  # which gives the lock back, as the end of the process does
+
+
+def check_free(folder: str | Path) -> None:
+    """Refuse a folder that a new run would share with something else."""
+    folder = Path(folder)
+    if is_run(folder):
+        raise InputError(
+            f"{folder} holds a run already; go on with it by --resume, or choose another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the run")
+    if folder.exists() and any(not _is_temporary(path) for path in folder.iterdir()):
+        raise InputError(
+            f"{folder} is not empty and is no run; choose another folder, so that nothing in it is "
+            "overwritten"
+        )
 
 
 def is_run(folder: str | Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from minidiff.errors import InputError
 from minidiff.training import checkpoint
 from minidiff.training.run import Run
 from minidiff.unet import UNet
+
+Watch = Callable[[slice, State], None]
 
 
 def load_model(run: Run, weights: str = "ema") -> UNet:
@@ -88,19 +91,46 @@ def sample(
     """
     if min(n, batch) < 1:
         raise InputError(f"n and batch must be at least 1, got n={n}, batch={batch}")
-    c, denoiser, cond = model.config, model.denoise, {}
+    c, denoiser = model.config, model.denoise
     if c.num_classes is None and (labels is not None or w):
         raise InputError("this model was trained without classes: it takes neither classes nor w")
     if c.num_classes is not None:
         if labels is None:
             raise InputError(f"this model has {c.num_classes} classes; say which to draw")
         denoiser = guidance.classifier_free(denoiser, w=w, null=c.num_classes)
-    draw = samplers.make(sampler, clip=(-1.0, 1.0), **options)
+    run_sampler = samplers.make(sampler, clip=(-1.0, 1.0), **options)
     for i, start in enumerate(range(0, n, batch)):
         rows = slice(start, min(start + batch, n))
         rng = backend.generator(seed, step=i)
         shape = (rows.stop - start, c.image_size, c.image_size, c.in_channels)
-        x_T = rng.standard_normal(shape, dtype=np.float32)  # noqa: N806 (the papers' symbol)
+        x_T = rng.standard_normal(shape, dtype=np.float32)
         cond = {} if labels is None else {"labels": labels[rows]}
-        for state in draw(denoiser, schedule, x_T, rng=rng, **cond):
+        for state in run_sampler(denoiser, schedule, x_T, rng=rng, **cond):
             yield rows, state
+
+
+def draw(
+    model: UNet,
+    schedule: Schedule,
+    n: int,
+    labels: np.ndarray | None = None,
+    *,
+    watch: Watch | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """The n finished images of `sample`, float32 (n, H, W, C) on the host; `watch` sees each state.
+
+    `options` are those of `sample`.
+    """
+    finished = []
+    for rows, state in sample(model, schedule, n, labels, **options):
+        if watch is not None:
+            watch(rows, state)
+        if state.t == 0:
+            finished.append(backend.to_numpy(state.x))
+    return np.concatenate(finished)
+
+
+def evaluations(n: int, *, steps: int, batch: int) -> int:
+    """How often `sample` asks the denoiser: once for each step of each batch."""
+    return math.ceil(n / max(1, batch)) * steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +135,7 @@ class Record:
     images_per_s: float
 
 
-def train(trainer: Trainer, run: Run) -> Iterator[Record]:
+def train(trainer: Trainer, run: Run) -> Generator[Record, None, None]:
     """Train in the folder of `run` to the last step of its config, a record for each step.
 
     It goes on from the newest checkpoint in the folder, if there is one, to the same bits as if

@@ -1,0 +1,7 @@
+"""``python -m minidiff``: the command line."""
+
+import sys
+
+from minidiff.cli import main
+
+sys.exit(main())

@@ -1,0 +1,45 @@
+"""The command line: ``minidiff demo``, ``minidiff train``, ``minidiff sample``.
+
+A mistake is one line on standard error and exit code 2; a stop by Ctrl-C or SIGTERM is 128 and
+the number of the signal. What the commands do is in `minidiff.cli.commands`, which is imported
+once the arguments are read, so that help and most errors come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from minidiff.cli.arguments import make_parser
+from minidiff.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` (by default that of the process) asks for; the exit code."""
+    # Before NumPy is loaded: the waiting threads of OpenBLAS spin. For small images two are hardly
+    # faster than one, and many times slower when anything else wants a core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    parser = make_parser()
+    try:
+        arguments = vars(parser.parse_args(argv))
+        name = arguments.pop("command")
+        if name is None:
+            parser.print_help()
+            return 0
+        from minidiff.cli import commands
+
+        return commands.COMMANDS[name](**arguments)
+    except KeyboardInterrupt:
+        print("\nminidiff: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        place = f": {error.filename}" if error.filename is not None else ""
+        message = f"{error.strerror or error}{place}"
+    except MemoryError as error:
+        message = f"not enough memory; a smaller batch or network needs less ({error})"
+    print("minidiff: error:", " ".join(message.split()), file=sys.stderr)
+    return 2

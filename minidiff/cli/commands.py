@@ -1,0 +1,356 @@
+"""What the commands of the command line do."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minidiff import backend, data, plot
+from minidiff.diffusion import schedules
+from minidiff.diffusion.samplers import State
+from minidiff.errors import InputError
+from minidiff.training import config, metrics, sampling
+from minidiff.training.config import TrainConfig
+from minidiff.training.files import whole_file
+from minidiff.training.run import Run, check_free, is_run
+from minidiff.training.sampling import Watch
+from minidiff.training.trainer import Record, Trainer
+from minidiff.training.trainer import train as train_records
+from minidiff.unet import UNet
+
+DEMO_PICTURES = ("samples.png", "process.png", "process.gif", "loss.png")
+
+
+def demo(*, out: str, steps: int | None, seed: int | None) -> int:
+    """Train on the digits, then draw each of them; goes on with a demo that was stopped."""
+    wanted = config.read("digits8").replace(**_given(steps=steps, seed=seed))
+    folder = Path(out)
+    if not is_run(folder):
+        run, trainer = _new(folder, wanted)
+    else:
+        run = Run.open(folder)
+        wanted = run.config.replace(**_given(steps=steps, seed=seed))
+        if run.config != wanted or run.config.data != "digits":
+            raise InputError(
+                f"{folder} holds another run, of {run.config.steps} steps with seed "
+                f"{run.config.seed}; choose another folder with --out"
+            )
+        finished = all((folder / name).exists() for name in DEMO_PICTURES)
+        if finished and run.last_step() == run.config.steps:
+            print(f"{folder} holds a finished demo, so nothing was done.{_demo_outlook(folder)}")
+            return 0
+        print(f"{folder} holds a demo that was stopped after step {run.last_step()}; going on.")
+        trainer = Trainer(run.config)
+    stopped = _train(trainer, run, f"minidiff demo --out {shlex.quote(out)}")
+    if stopped:
+        return stopped
+    right = _draw_demo(run)
+    print(
+        f"Of 100 samples, {right} are nearest to a real digit of the class that was asked for."
+        f"{_demo_outlook(folder)}"
+    )
+    return 0
+
+
+def train(
+    *, recipe: str | None, out: str, resume: bool, steps: int | None, settings: list[str]
+) -> int:
+    """Train a recipe in a new folder, or go on in the folder of a run."""
+    wanted = None
+    if recipe is not None:
+        wanted = config.read(recipe, settings).replace(**_given(steps=steps))
+    elif settings:
+        raise InputError("--set changes a recipe, but no recipe is given")
+    if resume:
+        run = Run.open(out)
+        if wanted is not None:
+            _check_same(run, wanted)
+        if steps is not None:
+            run = run.extend(steps)
+        trainer = Trainer(run.config)
+    elif wanted is not None:
+        run, trainer = _new(out, wanted)
+    else:
+        raise InputError(
+            f"say what to train: {', '.join(config.recipes())} or a .toml file (or --resume, to "
+            "go on with the run in --out)"
+        )
+    if run.last_step() == run.config.steps:
+        print(f"{out} has done all its {run.config.steps} steps; --steps N goes on to step N.")
+        return 0
+    stopped = _train(trainer, run, f"minidiff train --resume --out {shlex.quote(out)}")
+    if not stopped:
+        print(f"Done. To draw images:\n  minidiff sample {shlex.quote(out)}")
+    return stopped
+
+
+def sample(
+    *,
+    run: str,
+    n: int | None,
+    classes: Sequence[str] | None,
+    w: float | None,
+    out: str | None,
+    npz: str | None,
+    force: bool,
+    weights: str,
+    **options: Any,
+) -> int:
+    """Draw images from a run; write a grid of them and, if asked for, their arrays."""
+    from_run = Run.open(run)
+    names = data.class_names(from_run.config.data)
+    conditional = from_run.config.unet.num_classes is not None
+    if classes is not None and not conditional:
+        raise InputError(f"{run} was trained without classes; leave --class away")
+    chosen = _class_numbers(classes, names) if conditional else []
+    n = n if n is not None else 10 * max(1, len(chosen))
+    w = w if w is not None else float(conditional)
+    options = _given(**options)
+
+    name = _picture_name(n=n, classes=classes, w=w, weights=weights, **options)
+    picture = Path(out) if out else from_run.folder / "samples" / name
+    _check_output(picture, ".png", force)
+    if npz is not None:
+        _check_output(Path(npz), ".npz", force)
+
+    model = sampling.load_model(from_run, weights)
+    labels = sampling.label_plan(n, chosen) if conditional else None
+    images = _draw(from_run.config, model, n, labels, w=w, **options)
+    picture.parent.mkdir(exist_ok=True)
+    plot.save(plot.grid(images, labels, names), picture)
+    print(f"Wrote {picture}: {n} images by {options['sampler']}, w = {w:g}.")
+    if npz is not None:
+        arrays = {"images": data.to_uint8(images)} | ({} if labels is None else {"labels": labels})
+        with whole_file(npz) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        print(f"Wrote {npz}: {', '.join(f'{k} {a.dtype} {a.shape}' for k, a in arrays.items())}.")
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"demo": demo, "train": train, "sample": sample}
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those of the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_same(run: Run, wanted: TrainConfig) -> None:
+    """A run keeps its config, but for the number of steps, or it would not be one run."""
+    old, new = run.config.to_dict(), wanted.replace(steps=run.config.steps).to_dict()
+    changed = [key for key in old if old[key] != new[key]]
+    if changed:
+        raise InputError(
+            f"the run in {run.folder} began with another {', '.join(changed)}; leave the recipe "
+            "and --set away to go on with it as it began, or choose another --out"
+        )
+
+
+def _class_numbers(chosen: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+    for name in chosen or ():
+        if name not in names:
+            raise InputError(f"there is no class {name!r}; the classes are: {', '.join(names)}")
+    return [names.index(name) for name in chosen or names]
+
+
+def _picture_name(
+    *, sampler: str, steps: int, n: int, w: float, seed: int, classes: Sequence[str] | None,
+    weights: str, eta: float = 0.0, batch: int = 0,
+) -> str:  # fmt: skip
+    """A name that tells how the images were drawn, such as ddim-steps100-w1-n100-seed0.png."""
+    parts = [sampler, f"steps{steps}", f"eta{eta:g}" if eta else "", f"w{w:g}", f"n{n}"]
+    parts += [f"class{'+'.join(classes)}" if classes else "", f"seed{seed}"]
+    parts += [weights if weights != "ema" else ""]
+    return "-".join(part for part in parts if part) + ".png"
+
+
+def _check_output(path: Path, suffix: str, force: bool) -> None:
+    """Refuse a file that could not be written, before the time to draw it is spent."""
+    if path.suffix != suffix:
+        raise InputError(f"{path} must end in {suffix}")
+    if path.is_dir() or (path.exists() and not force):
+        raise InputError(f"{path} exists already; choose another name, or --force to overwrite it")
+    if not path.parent.is_dir() and path.parent.name != "samples":
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into")
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def _new(folder: str | Path, wanted: TrainConfig) -> tuple[Run, Trainer]:
+    """A new run; its folder is made last, when nothing can fail any more."""
+    check_free(folder)
+    trainer = Trainer(wanted)
+    return Run.create(folder, wanted), trainer
+
+
+def _train(trainer: Trainer, run: Run, resume: str) -> int:
+    """Train to the last step with a bar and pictures; 0, or the exit code if it was stopped."""
+    c = run.config
+    parameters = f"{trainer.model.num_parameters:,} parameters"
+    print(
+        f"Training a U-Net of {parameters} on {len(trainer.labels):,} images ({c.data}): "
+        f"{c.steps} steps of {c.batch_size} images."
+    )
+    with (
+        _stop_signals() as caught,
+        _Bar("train", c.steps, done=run.last_step()) as bar,
+        closing(train_records(trainer, run)) as records,
+    ):
+        for record in records:
+            bar.step(partial(_describe, record))
+            if caught:
+                break
+            if record.step % c.sample_every == 0:
+                _draw_progress(run, trainer)
+    title = f"{c.data}, {parameters}, batch {c.batch_size}"
+    plot.save(plot.loss_curve(metrics.read(run.metrics), title), run.folder / "loss.png")
+    if not caught:
+        return 0
+    print(f"Step {trainer.step} of {c.steps} is done and saved. To go on:\n  {resume}")
+    return 128 + caught[0]
+
+
+def _describe(record: Record) -> str:
+    return f"loss {float(record.loss):.4f}, {record.images_per_s:,.0f} images/s"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of dying by them; a second one acts as it always does."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        print("\nFinishing this step, then saving (once more stops at once) ...", file=sys.stderr)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _draw_progress(run: Run, trainer: Trainer) -> None:
+    """Four quick samples of each of the first ten classes, from the same noise every time."""
+    names = data.class_names(run.config.data)[:10]
+    n = 4 * len(names)
+    conditional = run.config.unet.num_classes is not None
+    labels = sampling.label_plan(n, range(len(names))) if conditional else None
+    w, steps = float(conditional), min(20, run.config.T)
+    with trainer.ema.swapped():
+        images = sampling.draw(trainer.model, trainer.schedule, n, labels, w=w, steps=steps)
+    folder = run.folder / "samples"
+    folder.mkdir(exist_ok=True)
+    plot.save(plot.grid(images, labels, names), folder / f"step-{trainer.step:06d}.png")
+
+
+# ------------------------------------------------------------------------------ drawing
+
+
+def _draw(
+    c: TrainConfig,
+    model: UNet,
+    n: int,
+    labels: np.ndarray | None,
+    *,
+    watch: Watch | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """The images of `sampling.draw` for a run with the config `c`, with a bar."""
+    started = time.perf_counter()
+    steps = sampling.evaluations(n, steps=options["steps"], batch=options["batch"])
+    with _Bar("draw", steps) as bar:
+
+        def show(rows: slice, state: State) -> None:
+            if watch is not None:
+                watch(rows, state)
+            if state.t > 0:
+                done = n * (bar.done + 1) / steps
+                bar.step(lambda: f"{done / (time.perf_counter() - started):,.1f} images/s")
+
+        schedule = schedules.make(c.schedule, c.T)
+        return sampling.draw(model, schedule, n, labels, watch=show, **options)
+
+
+def _draw_demo(run: Run) -> int:
+    """Write the pictures of the demo; of 100 samples, how many read as the digit asked for."""
+    names = data.class_names(run.config.data)
+    labels = sampling.label_plan(100, range(len(names)))
+    first = np.searchsorted(labels, range(len(names)))  # one image of each class
+    film: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def keep(rows: slice, state: State) -> None:
+        xt, x0 = backend.to_numpy(state.x), backend.to_numpy(state.x0)
+        film.append((state.t, xt[first], x0[first]))
+
+    print("Drawing ten of each digit from noise, with guidance w = 1.")
+    model = sampling.load_model(run)
+    images = _draw(
+        run.config, model, len(labels), labels, watch=keep, sampler="ddpm", steps=100, w=1.0,
+        batch=len(labels), seed=run.config.seed,
+    )  # fmt: skip
+    plot.save(plot.grid(images, labels, names), run.folder / "samples.png")
+    plot.save(plot.process([(t, xt) for t, xt, _ in film], names), run.folder / "process.png")
+    plot.save_gif(plot.process_frames(film[::2]), run.folder / "process.gif")
+    return int((data.nearest_label(images) == labels).sum())
+
+
+def _demo_outlook(folder: Path) -> str:
+    run = shlex.quote(str(folder))
+    return f"""
+
+  {folder / "samples.png"}   ten samples of each digit, a row for each
+  {folder / "process.png"}   how they came out of noise, from t = 1000 to t = 0
+  {folder / "process.gif"}   the same as a film, with what the network takes for x0 below
+  {folder / "loss.png"}      the loss over the steps
+
+What next?
+  minidiff sample {run} --class 3 8 --n 40 --w 3     threes and eights, stronger guidance
+  minidiff sample {run} --steps 10 --seed 1          all the way in ten steps
+  minidiff train --resume --out {run} --steps 3000   train it for longer"""
+
+
+class _Bar:
+    """A progress bar with a line of text that is made anew only when it will be seen."""
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self._every = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log file wants few lines
+        self._due = 0.0
+        self._bar = tqdm(
+            total=total, initial=done, desc=title, dynamic_ncols=True, mininterval=self._every,
+            bar_format="{desc} |{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
+        )  # fmt: skip
+
+    @property
+    def done(self) -> int:
+        """How many steps are done."""
+        return self._bar.n
+
+    def step(self, text: Callable[[], str]) -> None:
+        """One step further; `text` may cost time (it may wait for the device)."""
+        now = time.monotonic()
+        if now >= self._due or self._bar.n + 1 == self._bar.total:
+            self._due = now + self._every
+            self._bar.set_postfix_str(text(), refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
