@@ -37,13 +37,13 @@ def eps_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
 
 
 def x0_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
-    """x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v (Salimans & Ho 2022, appendix D)."""
+    """x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v (Salimans & Ho 2022, section 4)."""
     signal, noise = _scales(schedule, xt, t)
     return signal * xt - noise * v
 
 
 def eps_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
-    """Noise eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v."""
+    """Noise eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans & Ho 2022, appendix D)."""
     signal, noise = _scales(schedule, xt, t)
     return noise * xt + signal * v
 

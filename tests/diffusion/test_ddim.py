@@ -29,7 +29,7 @@ def test_every_eta_and_subset_keeps_the_marginals_of_q(schedule, data):
     times = data.draw(strategies.subsequences(schedule.T))
     eta = data.draw(st.floats(0, 1)) * min(largest_eta(schedule, times), 10)
     t, s = times[:-1], times[1:]
-    c_0, c_eps, sigma = coefficients(schedule, s, t, eta * (1 - 1e-9))
+    c_0, c_eps, sigma = coefficients(schedule, s, t, eta)
     assert_allclose(c_0, np.sqrt(schedule.abar[s]), rtol=1e-12)
     assert_allclose(c_eps**2 + sigma**2, 1 - schedule.abar[s], rtol=1e-9)
     assert (c_0[-1], c_eps[-1], sigma[-1]) == (1, 0, 0)
@@ -83,9 +83,23 @@ def test_eta_0_is_deterministic_and_leaves_the_generator_alone():
 
 
 def test_largest_eta_of_the_linear_schedule():
-    times = timesteps.resolve(1000, None)
-    assert_allclose(largest_eta(schedules.linear(), times), 1.354, atol=5e-4)
-    assert largest_eta(schedules.linear(), [1000, 0]) == np.inf
+    schedule, times = schedules.linear(), timesteps.resolve(1000, None)
+    assert_allclose(largest_eta(schedule, times), 1.354, atol=5e-4)
+    assert_allclose(  # sigma = eta sqrt(beta-tilde): the bound in terms of the betas
+        largest_eta(schedule, times),
+        np.sqrt(np.min((1 - schedule.abar[2:]) / schedule.beta[2:])),
+        rtol=1e-10,
+    )
+    assert largest_eta(schedule, [1000, 0]) == np.inf
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(1000, 1e-4, 0.2), schedules.cosine()])
+def test_eta_1_is_allowed_even_where_almost_no_signal_is_left(schedule):
+    """abar_T = 2e-47: the root is of a difference of numbers that agree in nearly all digits."""
+    for steps in (None, 50, 3, 2):
+        times = timesteps.resolve(1000, steps)
+        assert largest_eta(schedule, times) >= 1
+        assert np.isfinite(coefficients(schedule, times[1:], times[:-1], eta=1.0)).all()
 
 
 @given(strategies.schedules(max_T=300), st.data())
@@ -101,8 +115,8 @@ def test_the_largest_eta_that_an_error_names_is_accepted(schedule, data):
         ddim(wobbly(schedule), schedule, x, eta=largest * 1.001, **options)
     named = float(re.search(r"is ([\d.]+)$", str(error.value)).group(1))
     assert 0 <= largest - named < 1.01e-4
-    final(ddim(wobbly(schedule), schedule, x, eta=named, **options))
-    final(ddim(wobbly(schedule), schedule, x, eta=1.0, **options))
+    for eta in (named, largest, 1.0):
+        final(ddim(wobbly(schedule), schedule, x, eta=eta, **options))
 
 
 @pytest.mark.parametrize(

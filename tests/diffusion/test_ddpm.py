@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
@@ -22,6 +22,7 @@ def test_the_step_is_the_posterior_with_one_of_two_variances(jump, variance):
 
 
 @given(strategies.schedules(max_T=60, min_abar_T=1e-5), strategies.seeds)
+@settings(max_examples=40)
 def test_it_is_algorithm_2(schedule, seed):
     """Same noise, same result as the printed line in eps, for a denoiser that is not Gaussian."""
 

@@ -109,7 +109,7 @@ def test_samples_have_the_mean_and_covariance():
         (lambda: Gaussian.isotropic([0.0], -1.0), "negative eigenvalue"),
         (
             lambda: Gaussian.isotropic([0.0], 1.0).eps(schedules.linear(5), np.zeros((3, 2)), 1),
-            r"shape \(N, 1\), got \(3, 2\)",
+            r"shape \(N, 1\) for this Gaussian, got \(3, 2\)",
         ),
         (
             lambda: Gaussian.isotropic([0.0], 1.0).eps(schedules.linear(5), np.zeros((3, 1)), 6),

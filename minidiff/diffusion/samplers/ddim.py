@@ -38,7 +38,9 @@ def largest_eta(schedule: Schedule, times: Any) -> float:
     t, s = np.asarray(times[:-1]), np.asarray(times[1:])
     t, s = t[s > 0], s[s > 0]  # the last jump adds no noise, whatever eta is
     variance = process.posterior(schedule, s, t)[2]
-    return float(np.sqrt(np.min((1 - schedule.abar[s]) / variance, initial=np.inf)))
+    largest = np.sqrt(np.min((1 - schedule.abar[s]) / variance, initial=np.inf))
+    # A hair less, so that rounding cannot make the difference negative; at 1 it never is.
+    return max(1.0, float(largest) * (1 - 1e-12))
 
 
 def ddim(
