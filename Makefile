@@ -22,6 +22,7 @@ help:  ## list these targets
 
 demo: $(VENV)/.has-run  ## train on handwritten digits, then draw some (minutes, no GPU)
 	$(VENV)/bin/minidiff demo $(ARGS)
+	@echo 'The command is $(VENV)/bin/minidiff; after ". $(VENV)/bin/activate" it is minidiff, as written above.'
 
 # The unit tests leave nbval out, because loading it takes longer than many of them.
 test: $(VENV)/.has-test  ## run all unit tests, then every chapter
