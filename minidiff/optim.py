@@ -51,12 +51,16 @@ class Adam:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of an optimizer of the same model."""
-        for name, own in (("m", self.m), ("v", self.v)):
+        moments = {"m": self.m, "v": self.v}
+        if missing := sorted({*moments, "steps"} - set(state)):
+            raise InputError(f"optimizer state lacks {', '.join(missing)}")
+        for name, own in moments.items():
             if tuple(state[name].shape) != own.shape:
                 raise InputError(
                     f"optimizer state {name!r} has shape {tuple(state[name].shape)}, "
                     f"expected {own.shape}: it belongs to another model"
                 )
+        for name, own in moments.items():
             own[...] = backend.asarray(state[name], dtype=own.dtype)
         self.steps = int(state["steps"])
 
@@ -82,13 +86,15 @@ class AdamW(Adam):
 
 
 def clip_grad_norm(flat: Flat, max_norm: float) -> Array:
-    """Scale the gradient so that its Euclidean norm is at most `max_norm`.
+    """Scale the gradient so that its Euclidean norm is at most `max_norm` (> 0).
 
     Returns the norm before, as a device scalar (reading it on the host waits for the device).
     """
+    if not max_norm > 0:
+        raise InputError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
     xp = backend.array_module(flat.grad)
     norm = xp.sqrt(flat.grad @ flat.grad)
-    flat.grad[...] *= xp.minimum(max_norm / (norm + 1e-6), 1)
+    flat.grad[...] /= xp.maximum(norm / max_norm, 1)  # by 1, so not at all, below max_norm
     return norm
 
 

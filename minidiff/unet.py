@@ -7,6 +7,7 @@ skips in reverse order; nearest upsampling and a convolution double the image.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,19 +68,24 @@ class UNetConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        # lists (from a file) become tuples, so that configs compare and hash
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        object.__setattr__(self, "attention", tuple(self.attention))
+        for name in ("multipliers", "attention"):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple) or not all(type(v) is int for v in values):
+                raise InputError(f"U-Net config: {name} must list integers, got {values!r}")
+            # a list (from a file) becomes a tuple, so that configs compare and hash
+            object.__setattr__(self, name, tuple(values))
         for problem in self._problems():
             raise InputError(f"U-Net config: {problem}")
 
     def _problems(self) -> Any:
-        positive = ("image_size", "in_channels", "channels", "blocks", "heads", "groups")
-        for name in positive:
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+        counts = ("image_size", "in_channels", "channels", "blocks", "heads", "groups")
+        optional = ("out_channels", "num_classes")
+        for name in (*counts, *(n for n in optional if getattr(self, n) is not None)):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 yield f"{name} must be a positive integer, got {getattr(self, name)!r}"
-        if self.out_channels is not None and self.out_channels < 1:
-            yield f"out_channels must be positive or None, got {self.out_channels}"
+        for name in ("dropout", "norm_eps"):
+            if type(getattr(self, name)) not in (int, float):
+                yield f"{name} must be a number, got {getattr(self, name)!r}"
         if not self.multipliers or min(self.multipliers) < 1:
             yield f"multipliers must be positive integers, one a level, got {self.multipliers}"
         shrink = 2 ** (len(self.multipliers) - 1)
@@ -104,8 +110,6 @@ class UNetConfig:
             yield f"time_embedding {self.time_embedding!r}, choose one of {TIME_EMBEDDINGS}"
         if self.time_conditioning not in TIME_CONDITIONINGS:
             yield f"time_conditioning {self.time_conditioning!r}, choose of {TIME_CONDITIONINGS}"
-        if self.num_classes is not None and self.num_classes < 1:
-            yield f"num_classes must be positive or None, got {self.num_classes}"
         if not self.norm_eps > 0:
             yield f"norm_eps must be positive, got {self.norm_eps}"
 
@@ -256,6 +260,38 @@ class UNet(Module):
                 h = level.resample(ops.upsample_nearest(h))
         return self.conv_out(ops.silu(self.norm_out(h)))
 
+    def summary(self) -> str:
+        """A table of the parts as they run: name, shape of the output, number of parameters."""
+        rows = [
+            (name, f"(N, {', '.join(map(str, shape))})", f"{part.num_parameters:,}")
+            for name, part, shape in self._parts()
+        ]
+        rows.append(("total", "", f"{self.num_parameters:,}"))
+        a, b, c = (max(map(len, column)) for column in zip(*rows, strict=True))
+        return "\n".join(f"{name:<{a}}  {shape:<{b}}  {n:>{c}}" for name, shape, n in rows)
+
+    def _parts(self) -> Iterator[tuple[str, Module, tuple[int, ...]]]:
+        """(name, part, shape of its output without N) of all parts, in the order of a call."""
+        c, size = self.config, self.config.image_size
+        yield "time1", self.time1, (c.time_width,)
+        yield "time2", self.time2, (c.time_width,)
+        if self.classes is not None:
+            yield "classes", self.classes, (c.time_width,)
+        yield "conv_in", self.conv_in, (size, size, c.channels)
+        levels = [(f"down.{i}", level, c.widths[i]) for i, level in enumerate(self.down)]
+        levels += [("middle", self.middle, c.widths[-1])]
+        levels += [(f"up.{i}", level, c.widths[-1 - i]) for i, level in enumerate(self.up)]
+        for name, level, width in levels:
+            for i, (block, attention) in enumerate(level.pairs()):
+                yield f"{name}.blocks.{i}", block, (size, size, width)
+                if attention is not None:
+                    yield f"{name}.attentions.{i}", attention, (size, size, width)
+            if level.resample is not None:
+                size = size // 2 if name.startswith("down") else size * 2
+                yield f"{name}.resample", level.resample, (size, size, width)
+        yield "norm_out", self.norm_out, (size, size, c.channels * c.multipliers[0])
+        yield "conv_out", self.conv_out, (size, size, c.out_channels or c.in_channels)
+
     def denoise(self, x: Array, t: np.ndarray, labels: np.ndarray | None = None) -> Array:
         """The network as a denoiser for samplers: arrays in, array out, nothing recorded."""
         training = self.training
@@ -282,6 +318,8 @@ class UNet(Module):
                 f"U-Net: expected images (N, {c.image_size}, {c.image_size}, {c.in_channels}), "
                 f"got {tuple(x.shape)}"
             )
+        if x.dtype.kind != "f":
+            raise InputError(f"U-Net: expected floating-point images in [-1, 1], got {x.dtype}")
         if np.shape(t) != (x.shape[0],):
             raise InputError(f"U-Net: expected {x.shape[0]} time steps, got shape {np.shape(t)}")
         if labels is None:

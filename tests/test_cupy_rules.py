@@ -22,7 +22,7 @@ NUMPY_FOR = {
         {"float32", "ndarray", "ones", "random.Generator", "zeros"},
         "the first weights are drawn on the host",
     ),
-    "nn/module": ({"asarray"}, "parameters come from the host"),
+    "nn/module": ({"asarray", "float32", "float64"}, "parameters come from the host"),
     "nn/time": (
         {
             "arange", "asarray", "concatenate", "cos", "exp", "float32", "float64", "ndarray",

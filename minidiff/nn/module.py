@@ -20,7 +20,8 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any) -> None:
         data = np.asarray(data)
-        super().__init__(backend.asarray(data), requires_grad=True)
+        dtype = np.float64 if data.dtype == np.float64 else np.float32
+        super().__init__(backend.asarray(data, dtype), requires_grad=True)
 
 
 @dataclass(frozen=True)

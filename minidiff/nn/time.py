@@ -30,6 +30,11 @@ class SinusoidalEmbedding(Module):
         if order not in ORDERS:
             raise InputError(f"SinusoidalEmbedding: order {order!r}, choose one of {ORDERS}")
         half = dim // 2
+        if not 0 <= shift < half or not max_period > 0:
+            raise InputError(
+                f"SinusoidalEmbedding: wants 0 <= shift < dim/2 and max_period > 0, got shift "
+                f"{shift}, dim {dim} and max_period {max_period}"
+            )
         self.order = order
         self.frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - shift))
 
