@@ -116,10 +116,10 @@ def lay_out(a, layout):
         return a.T.copy(order="C").T
     if layout == "strided":
         wide = np.full([2 * n + 1 for n in a.shape], np.nan if a.dtype.kind == "f" else 0, a.dtype)
-        view = wide[(slice(1, None, 2),) * a.ndim]
+        view = wide[(..., *[slice(1, None, 2)] * a.ndim)]
         view[...] = a
         return view
     if layout == "reversed":
-        back = (slice(None, None, -1),) * a.ndim
+        back = (..., *[slice(None, None, -1)] * a.ndim)
         return a[back].copy(order="C")[back]
     return a.copy(order="C")
