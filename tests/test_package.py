@@ -1,8 +1,10 @@
 """The package as a whole: what it imports, in which direction, and what it tells about itself."""
 
 import ast
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,14 @@ def test_constraints_name_no_host():
     pins = [line for line in lines if not line.startswith("#")]
     assert len(pins) > 50
     assert not [line for line in pins if "==" not in line or "/" in line or "@" in line]
+
+
+def test_code_in_the_readme_is_the_code():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    source = "\n".join(path.read_text() for path in MODULES)
+    assert blocks
+    for block in blocks:
+        assert any(textwrap.indent(block, " " * n) in source for n in (0, 4, 8)), block
 
 
 def test_a_mistake_of_the_user_is_a_value_error():
