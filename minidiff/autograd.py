@@ -157,7 +157,7 @@ def _walk(root: _Node, cotangent: Array) -> None:
         g = cotangents.pop(node)
         if node.vjp is None:
             raise InputError("this part of the tape was freed by an earlier backward()")
-        inputs, gradients = node.inputs, node.vjp(g)
+        inputs, gradients = node.inputs, node.vjp(g)  # eq. (1.1); in turn, eq. (1.4)
         node.inputs, node.vjp = (), None  # free the tape as we go
         for edge, gx in zip(inputs, gradients, strict=True):
             if edge is None or gx is None:
@@ -169,7 +169,7 @@ def _walk(root: _Node, cotangent: Array) -> None:
             if isinstance(target, Tensor):
                 _accumulate(target, gx)
             elif target in cotangents:
-                cotangents[target] = cotangents[target] + gx
+                cotangents[target] = cotangents[target] + gx  # eq. (1.5)
             else:
                 cotangents[target] = gx
                 heapq.heappush(queue, (-target.id, target))
@@ -193,7 +193,7 @@ def _unbroadcast(g: Array, shape: tuple[int, ...], name: str) -> Array:
     stretched = tuple(
         i for i, m in enumerate(g.shape) if i < lead or (shape[i - lead] == 1 and m != 1)
     )
-    return g.sum(axis=stretched, keepdims=True).reshape(shape)
+    return g.sum(axis=stretched, keepdims=True).reshape(shape)  # eq. (1.6)
 
 
 def op(f: Callable[..., tuple[Array, VJP]]) -> Callable[..., Tensor]:

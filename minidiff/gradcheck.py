@@ -63,7 +63,7 @@ def check_vjp(
     def check(name: str, chosen: Sequence[int]) -> list[Host]:
         gradients = _gradients(f, points, g, chosen)
         u = [rng.standard_normal(x.shape) * (i in chosen) for i, x in enumerate(points)]
-        forward = g * _central_difference(f, points, u, step)
+        forward = g * _central_difference(f, points, u, step)  # eq. (1.2)
         backward = [(d * u[i]).ravel() for d, i in zip(gradients, chosen, strict=True)]
         _compare(name, forward, np.concatenate(backward), rtol, noise)
         return gradients
@@ -117,7 +117,7 @@ def _central_difference(
         _values(f, [x + s * u for x, u in zip(points, directions, strict=True)])
         for s in (step, -step)
     )
-    return (ahead - behind) / (2 * step)
+    return (ahead - behind) / (2 * step)  # eq. (1.12)
 
 
 def _name(points: Sequence[Host], i: int) -> str:

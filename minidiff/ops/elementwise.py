@@ -27,7 +27,7 @@ def sub(xp: Any, a: Array, b: Array) -> Result:
 @op
 def mul(xp: Any, a: Array, b: Array) -> Result:
     """y = a b."""
-    return a * b, lambda g: (lambda: g * b, lambda: g * a)
+    return a * b, lambda g: (lambda: g * b, lambda: g * a)  # eq. (1.7)
 
 
 @op

@@ -21,7 +21,7 @@ def matmul(xp: Any, a: Array, b: Array) -> Result:
         g2 = g2[..., None, :] if a.ndim == 1 else g2
 
         def da() -> Array:
-            d = g2 @ b2.swapaxes(-1, -2)
+            d = g2 @ b2.swapaxes(-1, -2)  # eq. (1.9)
             return d[..., 0, :] if a.ndim == 1 else d
 
         def db() -> Array:

@@ -28,7 +28,7 @@ def sum(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Resu
     """y = sum x;  x_bar = g, spread over the reduced axes."""
     kept = _kept(x.shape, axis)
     y = x.sum(axis=axis, keepdims=keepdims)
-    return y, lambda g: (xp.broadcast_to(g.reshape(kept), x.shape),)
+    return y, lambda g: (xp.broadcast_to(g.reshape(kept), x.shape),)  # eq. (1.8)
 
 
 @op
@@ -76,7 +76,7 @@ def softmax(xp: Any, x: Array, *, axis: int = -1) -> Result:
     """y = e^x / sum e^x;  x_bar = y (g - <g, y>)."""
     e = xp.exp(x - x.max(axis=axis, keepdims=True))
     y = e / e.sum(axis=axis, keepdims=True)
-    return y, lambda g: (y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+    return y, lambda g: (y * (g - (g * y).sum(axis=axis, keepdims=True)),)  # eq. (1.11)
 
 
 @op
