@@ -85,7 +85,10 @@ class PyTorch:
 
         from tests.parity.layout import nchw
 
-        images = (nchw(a).contiguous(memory_format=self.format) for a in (batch.x, batch.target))
+        images = (
+            nchw(torch.from_numpy(a)).contiguous(memory_format=self.format)
+            for a in (batch.x, batch.target)
+        )
         labels = None if batch.labels is None else torch.from_numpy(batch.labels)
         return *images, torch.from_numpy(batch.t), labels
 

@@ -5,8 +5,8 @@
 Every contestant lives in a process of its own, with the same number of threads; they take turns,
 A B C A B C, each working while the others sleep, so that a busy spell of the machine hits all of
 them. A turn counts by the median of its steps; the result is the median over the rounds of the
-ratio within a round, with its quartiles. "best step" is the fastest step of a turn, which a busy
-machine disturbs least.
+ratio within a round, with its quartiles. On a machine that others use, look at the "best step",
+and with one thread at the CPU time of a step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.contestants import MAKERS, PARTS
 
 OURS = "minidiff"
-ROWS = (*PARTS, "step", "sampling", "best step")
+ROWS = (*PARTS, "step", "sampling", "CPU of a step", "best step")
 WARM_UP, TOLERANCE = 5, 1e-3
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -158,10 +158,13 @@ def _turn(player: Any, data: list[Any], seconds: float) -> dict[str, float]:
     """Times of a step and its parts over about `seconds`; the first step wakes the threads."""
     steps: list[list[float]] = []
     samples: list[float] = []
+    cpu_times: list[float] = []
     player.step(data[0])
     end, i = time.perf_counter() + 0.75 * seconds, 0
     while time.perf_counter() < end or len(steps) < 3:
+        cpu = time.process_time()
         _, parts = player.step(data[i % len(data)])
+        cpu_times.append(time.process_time() - cpu)
         steps.append([*parts, sum(parts)])
         i += 1
     end = time.perf_counter() + 0.25 * seconds
@@ -170,7 +173,7 @@ def _turn(player: Any, data: list[Any], seconds: float) -> dict[str, float]:
         player.sample(data[i % len(data)])
         samples.append(time.perf_counter() - start)
         i += 1
-    medians = [statistics.median(c) for c in (*zip(*steps, strict=True), samples)]
+    medians = [statistics.median(c) for c in (*zip(*steps, strict=True), samples, cpu_times)]
     return dict(zip(ROWS, (*medians, min(s[-1] for s in steps)), strict=True))
 
 
@@ -187,12 +190,12 @@ def report(result: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}; "
         + ", ".join(f"{k} {v}" for k, v in versions.items()),
         "",
-        f"{'median ms':<12}" + "".join(f"{n:>21}" for n in turns),
+        f"{'median ms':<14}" + "".join(f"{n:>21}" for n in turns),
     ]
     if compared := bool(others) and OURS in turns:
         lines[-1] += "   minidiff / better torch (quartiles)"
     for row in ROWS:
-        line = f"{row:<12}" + "".join(f"{1e3 * m[row]:>21.2f}" for m in medians.values())
+        line = f"{row:<14}" + "".join(f"{1e3 * m[row]:>21.2f}" for m in medians.values())
         if compared:
             # the better layout of a whole step (or of sampling), for its parts too
             whole = "sampling" if row == "sampling" else "step"
@@ -203,9 +206,9 @@ def report(result: dict[str, Any]) -> str:
             line += f"   {middle:.2f} ({low:.2f} to {high:.2f})"
         lines.append(line)
     speeds = [result["batch"] / m["step"] for m in medians.values()]
-    lines.append(f"{'images/s':<12}" + "".join(f"{speed:>21.0f}" for speed in speeds))
+    lines.append(f"{'images/s':<14}" + "".join(f"{speed:>21.0f}" for speed in speeds))
     for row, key in (("peak MiB", "peak_mib"), ("by steps MiB", "grown_mib")):
-        lines.append(f"{row:<12}" + "".join(f"{result[key][n]:>21.0f}" for n in turns))
+        lines.append(f"{row:<14}" + "".join(f"{result[key][n]:>21.0f}" for n in turns))
     return "\n".join(lines)
 
 

@@ -1,28 +1,26 @@
 """Where an axis stands in minidiff and where in PyTorch: the only place that knows.
 
-minidiff has images NHWC, kernels HWIO and weights (in, out); PyTorch NCHW, OIHW and (out, in).
-Tensors are returned as views, so that copying into one fills the original.
+minidiff has images NHWC and kernels HWIO, PyTorch NCHW and OIHW. All of these are views.
 """
 
-import numpy as np
-import torch
+from torch import Tensor
 
 
-def nchw(images: np.ndarray) -> torch.Tensor:
-    """Images (N, H, W, C) of minidiff as a tensor (N, C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+def nchw(images: Tensor) -> Tensor:
+    """Images (N, H, W, C) as (N, C, H, W)."""
+    return images.permute(0, 3, 1, 2)
 
 
-def nhwc(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, C, H, W) as a view (N, H, W, C)."""
+def nhwc(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as (N, H, W, C)."""
     return images.permute(0, 2, 3, 1)
 
 
-def oihw(kernel: np.ndarray) -> torch.Tensor:
-    """A kernel (H, W, I, O) of minidiff as a tensor (O, I, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(kernel)).permute(3, 2, 0, 1)
+def oihw(kernel: Tensor) -> Tensor:
+    """A kernel (H, W, I, O) as (O, I, H, W)."""
+    return kernel.permute(3, 2, 0, 1)
 
 
-def hwio(kernel: torch.Tensor) -> torch.Tensor:
-    """A kernel (O, I, H, W) as a view (H, W, I, O)."""
+def hwio(kernel: Tensor) -> Tensor:
+    """A kernel (O, I, H, W) as (H, W, I, O)."""
     return kernel.permute(2, 3, 1, 0)

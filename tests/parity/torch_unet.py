@@ -169,7 +169,7 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
-def _weights(model: nn.Module, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:
+def weights(model: nn.Module, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:
     """(name, view in minidiff's layout) of every weight and saved buffer, or every gradient."""
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -191,10 +191,10 @@ def _weights(model: nn.Module, gradients: bool = False) -> Iterator[tuple[str, T
 
 def load(model: nn.Module, state: Mapping[str, np.ndarray]) -> None:
     """Copy a state_dict of minidiff into `model`; every name must be used, and only once."""
-    weights = dict(_weights(model))
-    if weights.keys() != state.keys():
-        raise ValueError(f"names differ: {sorted(weights.keys() ^ state.keys())}")
-    for name, value in weights.items():
+    own = dict(weights(model))
+    if own.keys() != state.keys():
+        raise ValueError(f"names differ: {sorted(own.keys() ^ state.keys())}")
+    for name, value in own.items():
         source = torch.from_numpy(np.asarray(state[name]))
         if value.shape != source.shape:
             raise ValueError(f"{name}: shape {tuple(value.shape)} and {tuple(source.shape)}")
@@ -203,4 +203,4 @@ def load(model: nn.Module, state: Mapping[str, np.ndarray]) -> None:
 
 def gradients(model: nn.Module) -> dict[str, np.ndarray]:
     """The gradients by minidiff's names and in its layout."""
-    return {name: value.numpy() for name, value in _weights(model, gradients=True)}
+    return {name: value.numpy() for name, value in weights(model, gradients=True)}
