@@ -1,0 +1,189 @@
+"""Every fast kernel is its definition, to rounding, whatever the sizes and the layout of memory."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidiff.backend import kernels
+from minidiff.backend.kernels import numpy as fast
+from minidiff.backend.kernels import reference
+from tests.kernels.agreement import assert_agrees
+from tests.kernels.cases import CASES, FLAT
+from tests.strategies import examples, lay_out, layouts
+
+FAST = kernels.public(fast)
+DEFINITIONS = kernels.public(reference)
+both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f4", "f8"])
+
+
+def test_every_kernel_has_a_definition_and_cases():
+    assert set(CASES) == set(DEFINITIONS)
+    assert FAST.keys() <= DEFINITIONS.keys()
+    assert FAST  # or else this file tests nothing
+
+
+@pytest.mark.parametrize("name", sorted(FAST))
+@both_dtypes
+@given(data=st.data())
+@examples(0.6)
+def test_fast_kernel_agrees_with_its_definition(name, dtype, data):
+    args = data.draw(CASES[name])
+    scratch = data.draw(
+        st.sampled_from([300, 20_000, fast.SCRATCH])
+    )  # one image a block, some, all
+
+    def any_layout(a):
+        return lay_out(a, "contiguous" if name in FLAT else data.draw(layouts))
+
+    with mock.patch.object(fast, "SCRATCH", scratch):
+        assert_agrees(FAST[name], DEFINITIONS[name], args, dtype, any_layout)
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(1, 28, 28, 16), (7, 28, 28, 16), (2, 64, 64, 8)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_over_several_blocks(shape, stride, dtype):
+    rng = np.random.default_rng(0)
+    pads = ((1, 1), (1, 1)) if stride == 1 else ((0, 1), (0, 1))
+    x, w = rng.standard_normal(shape), rng.standard_normal((3, 3, shape[3], 24))
+    g = rng.standard_normal(reference.conv2d(np, x, w, stride, pads).shape)
+    options = stride, pads
+    for name, args in (
+        ("conv2d", (x, w, *options)),
+        ("conv2d_dx", (g, w, x.shape, *options)),
+        ("conv2d_dw", (x, g, w.shape, *options)),
+    ):
+        assert_agrees(kernels.of(np).__dict__[name], DEFINITIONS[name], args, dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("n", [100_000, 1_000_003])
+def test_silu_over_several_blocks(n, dtype):
+    x, g = np.random.default_rng(0).standard_normal((2, n)) * 3
+    assert_agrees(kernels.of(np).silu, reference.silu, (x,), dtype)
+    args = g, *reference.silu(np, x)
+    assert_agrees(kernels.of(np).silu_grad, reference.silu_grad, args, dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("n", [100_000, 1_000_003])
+def test_adam_over_several_blocks(n, dtype):
+    rng = np.random.default_rng(0)
+    p, g, m = rng.standard_normal((3, n))
+    args = p, g, m, rng.random(n), 3, 1e-3, 0.9, 0.999, 1e-8
+    assert_agrees(kernels.of(np).adam, reference.adam, args, dtype)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_dx", "conv2d_dw"])
+def test_error_of_a_float32_convolution_is_that_of_rounding(name):
+    """The norm of the error, relative, for the largest layer of a small model."""
+    rng = np.random.default_rng(0)
+    x, w, g = (
+        rng.standard_normal(s) for s in ((2, 14, 14, 128), (3, 3, 128, 128), (2, 14, 14, 128))
+    )
+    pads = ((1, 1), (1, 1))
+    arrays, shape = {
+        "conv2d": ((x, w), ()),
+        "conv2d_dx": ((g, w), (x.shape,)),
+        "conv2d_dw": ((x, g), (w.shape,)),
+    }[name]
+    arrays = [a.astype(np.float32) for a in arrays]
+    got = kernels.of(np).__dict__[name](np, *arrays, *shape, 1, pads)
+    exact = DEFINITIONS[name](np, *(a.astype(np.float64) for a in arrays), *shape, 1, pads)
+    assert np.linalg.norm(got - exact) <= 5e-6 * np.linalg.norm(exact)
+
+
+def _forget_the_last_image(f, *args):
+    y = f(np, *args)
+    y[-1] = 0
+    return y
+
+
+def _write_into_the_input(f, x):
+    y, s = f(np, x)
+    x *= s
+    return y, s
+
+
+def _without_bias_correction(f, p, g, m, v, step, *options):
+    f(np, p, g, m, v, 10**9, *options)
+
+
+def _eps_inside_the_root(f, p, g, m, v, step, lr, beta1, beta2, eps):
+    before = p.copy()
+    f(np, p, g, m, v, step, lr, beta1, beta2, eps)
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    p[...] = before - lr * m_hat / np.sqrt(v_hat + eps)
+
+
+def _moments_not_kept(f, p, g, m, v, *options):
+    f(np, p, g, m.copy(), v.copy(), *options)
+
+
+def _unbiased_variance(f, x, gamma, beta, groups, eps):
+    y, m, r = f(np, x, gamma, beta, groups, eps)
+    n = x[0].size // groups
+    r = r * np.asarray((n - 1) / n, x.dtype) ** 0.5
+    return y, m, r
+
+
+_rng = np.random.default_rng(0)
+_x, _w = _rng.standard_normal((2, 6, 5, 4)), _rng.standard_normal((3, 3, 4, 4))
+_g, _pads = _rng.standard_normal((2, 6, 5, 4)), ((2, 0), (1, 1))
+_adam = (*_rng.random((4, 9)), 3, 0.1, 0.9, 0.999, 0.1)
+
+WRONG = {
+    "one image forgotten": ("conv2d", _forget_the_last_image, (_x, _w, 1, _pads)),
+    "top and bottom exchanged": (
+        "conv2d",
+        lambda f, x, w, s, pads: f(np, x, w, s, (pads[0][::-1], pads[1])),
+        (_x, _w, 1, _pads),
+    ),
+    "a convolution proper, kernel turned": (
+        "conv2d",
+        lambda f, x, w, *rest: f(np, x, w[::-1, ::-1], *rest),
+        (_x, _w, 1, _pads),
+    ),
+    "kernel not turned in the gradient": (
+        "conv2d_dx",
+        lambda f, g, w, *rest: f(np, g, w[::-1, ::-1], *rest),
+        (_g, _w, _x.shape, 1, _pads),
+    ),
+    "float64 inside": ("silu", lambda f, x: f(np, x.astype(np.float64)), (_x,)),
+    "float16 inside": (
+        "conv2d",
+        lambda f, x, *rest: f(np, x.astype(np.float16).astype(x.dtype), *rest),
+        (_x, _w, 1, _pads),
+    ),
+    "input overwritten": ("silu", _write_into_the_input, (_x,)),
+    "unbiased variance": (
+        "group_norm",
+        _unbiased_variance,
+        (_x, np.ones(4), np.ones(4), 2, 1e-5),
+    ),
+    "a result left out": (
+        "group_norm",
+        lambda f, *args: f(np, *args)[:2],
+        (_x, np.ones(4), np.ones(4), 2, 1e-5),
+    ),
+    "mask ignored": (
+        "attention",
+        lambda f, q, k, v, mask: f(np, q, k, v, None),
+        (_x, _x, _x, _rng.random((5, 5)) < 0.5),
+    ),
+    "no bias correction": ("adam", _without_bias_correction, _adam),
+    "eps inside the root": ("adam", _eps_inside_the_root, _adam),
+    "moments not kept": ("adam", _moments_not_kept, _adam),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", sorted(WRONG))
+def test_wrong_kernel_is_rejected(mistake):
+    dtype = np.float32
+    name, change, args = WRONG[mistake]
+    assert_agrees(DEFINITIONS[name], DEFINITIONS[name], args, dtype)
+    with pytest.raises(AssertionError):
+        assert_agrees(lambda xp, *a: change(DEFINITIONS[name], *a), DEFINITIONS[name], args, dtype)
