@@ -10,7 +10,7 @@ from minidiff.errors import InputError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Hands its errors to `minidiff.cli.main`, in one line, and shows examples as they were written."""
+    """Hands its errors to `minidiff.cli.main`; prints descriptions and examples as they are."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(

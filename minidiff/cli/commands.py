@@ -40,8 +40,8 @@ def demo(*, out: str, steps: int | None, seed: int | None) -> int:
         run, trainer = _new(folder, wanted)
     else:
         run = Run.open(folder)
-        wanted = run.config.replace(**_given(steps=steps, seed=seed))
-        if run.config != wanted or run.config.data != "digits":
+        here = {"steps": run.config.steps, "seed": run.config.seed}
+        if run.config != wanted.replace(**(here | _given(steps=steps, seed=seed))):
             raise InputError(
                 f"{folder} holds another run, of {run.config.steps} steps with seed "
                 f"{run.config.seed}; choose another folder with --out"
@@ -301,8 +301,8 @@ def _draw_demo(run: Run) -> int:
     print("Drawing ten of each digit from noise, with guidance w = 1.")
     model = sampling.load_model(run)
     images = _draw(
-        run.config, model, len(labels), labels, watch=keep, sampler="ddpm", steps=100, w=1.0,
-        batch=len(labels), seed=run.config.seed,
+        run.config, model, len(labels), labels, watch=keep, sampler="ddpm",
+        steps=min(100, run.config.T), w=1.0, batch=len(labels), seed=run.config.seed,
     )  # fmt: skip
     plot.save(plot.grid(images, labels, names), run.folder / "samples.png")
     plot.save(plot.process([(t, xt) for t, xt, _ in film], names), run.folder / "process.png")
@@ -326,26 +326,28 @@ What next?
 
 
 class _Bar:
-    """A progress bar with a line of text that is made anew only when it will be seen."""
+    """A progress bar with a line of text that is made anew only when it will be seen.
+
+    It shows itself after the first step, so that an error before that stands alone.
+    """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.done = title, total, done
         self._every = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log file wants few lines
         self._due = 0.0
-        self._bar = tqdm(
-            total=total, initial=done, desc=title, dynamic_ncols=True, mininterval=self._every,
-            bar_format="{desc} |{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
-        )  # fmt: skip
-
-    @property
-    def done(self) -> int:
-        """How many steps are done."""
-        return self._bar.n
+        self._bar: tqdm | None = None
 
     def step(self, text: Callable[[], str]) -> None:
         """One step further; `text` may cost time (it may wait for the device)."""
-        now = time.monotonic()
-        if now >= self._due or self._bar.n + 1 == self._bar.total:
-            self._due = now + self._every
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self.total, initial=self.done, desc=self.title, dynamic_ncols=True,
+                mininterval=self._every,
+                bar_format="{desc} |{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
+            )  # fmt: skip
+        self.done += 1
+        if time.monotonic() >= self._due or self.done == self.total:
+            self._due = time.monotonic() + self._every
             self._bar.set_postfix_str(text(), refresh=False)
         self._bar.update()
 
@@ -353,4 +355,5 @@ class _Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

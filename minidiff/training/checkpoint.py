@@ -13,6 +13,7 @@ to the same bits. There is no pickle in it: loading a checkpoint runs no code.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from dataclasses import dataclass
@@ -61,8 +62,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
                     new / "optimizer.safetensors", checkpoint.optimizer
                 ),
             }
-            state = {"format": FORMAT, "step": checkpoint.step, "counters": checkpoint.counters}
-            write_json(new / "state.json", state | {"crc32": checksums})
+            state = {
+                "format": FORMAT,
+                "step": checkpoint.step,
+                "counters": checkpoint.counters,
+                "crc32": checksums,
+            }
+            write_json(new / "state.json", state | {"own_crc32": _crc32_of(state)})
     for older in all_in(folder)[:-1]:
         remove_folder(older)
     return path
@@ -124,7 +130,7 @@ def _unprefixed(prefix: str, arrays: Arrays) -> Arrays:
 def _write(file: Path, arrays: Arrays) -> int:
     # safetensors takes an array's memory as it lies: one that is not contiguous would be
     # written scrambled, without an error.
-    data = to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    data = to_bytes({name: np.asarray(a, order="C") for name, a in arrays.items()})
     file.write_bytes(data)
     return zlib.crc32(data)
 
@@ -132,12 +138,12 @@ def _write(file: Path, arrays: Arrays) -> int:
 def _read(file: Path, state: dict[str, Any]) -> Arrays:
     try:
         data = file.read_bytes()
-        if zlib.crc32(data) != state["crc32"][file.name]:
+        if zlib.crc32(data) != state["crc32"].get(file.name):
             raise damaged(file, f"its {len(data)} bytes are not those that were written")
-        return from_bytes(data)
+        return dict(sorted(from_bytes(data).items()))
     except FileNotFoundError as error:
         raise damaged(file, "it is missing") from error
-    except (SafetensorError, KeyError) as error:
+    except SafetensorError as error:
         raise damaged(file, error) from error
 
 
@@ -151,4 +157,10 @@ def _read_state(file: Path) -> dict[str, Any]:
         raise damaged(file, "it is no checkpoint's state")
     if state["format"] != FORMAT:
         raise damaged(file, f"its format is {state['format']}, this version reads {FORMAT}")
+    if state.pop("own_crc32", None) != _crc32_of(state):
+        raise damaged(file, "its values are not those that were written")
     return state
+
+
+def _crc32_of(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

@@ -37,8 +37,9 @@ class Run:
         folder = Path(folder)
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config.to_dict())
-        return cls(folder, config)
+        run = cls(folder, config)
+        run.write_config()
+        return run
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -56,15 +57,17 @@ class Run:
             raise InputError(f"{file}: {error}") from error
 
     def extend(self, steps: int) -> Run:
-        """The same run with another number of steps in all, which its config remembers."""
+        """The same run with another number of steps in all; the file learns it from `train`."""
         last = self.last_step()
         if steps < last:
             raise InputError(
                 f"{self.folder} has done {last} steps already, which is more than {steps}"
             )
-        config = self.config.replace(steps=steps)
-        write_json(self.folder / "config.json", config.to_dict())
-        return Run(self.folder, config)
+        return Run(self.folder, self.config.replace(steps=steps))
+
+    def write_config(self) -> None:
+        """Write the config into the folder."""
+        write_json(self.folder / "config.json", self.config.to_dict())
 
     @property
     def checkpoints(self) -> Path:

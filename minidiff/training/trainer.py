@@ -147,13 +147,17 @@ def train(trainer: Trainer, run: Run) -> Generator[Record, None, None]:
     ------
     InputError
         If the loss or its gradient is no longer finite (nothing is saved then), if the checkpoint
-        is damaged or of another model, or if another process trains in the folder.
+        is damaged or of another model, if another process trains in the folder, or if trainer and
+        run have not the same config.
     OSError
         If the disk is full, say; the older checkpoint is then still there.
     """
     config = trainer.config
+    if config != run.config:
+        raise InputError(f"the trainer has another config than the run in {run.folder}")
     with run.locked():
         run.rewind(trainer.load_state)
+        run.write_config()
         log, window = MetricsLog(run.metrics), _Window(trainer)
         try:
             while trainer.step < config.steps:

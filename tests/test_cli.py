@@ -1,0 +1,367 @@
+"""The command line: what works, and one line with exit code 2 for whatever cannot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minidiff
+from minidiff.cli import main
+from minidiff.training import Run, Trainer, metrics
+from tests.training.tiny import TINY, tiny, write_tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a tiny run that is finished; tests only read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_tiny(folder)
+    assert main(["train", recipe, "--out", str(folder / "run"), "--set", "sample_every=6"]) == 0
+    return folder / "run"
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ------------------------------------------------------------------------- what cannot work
+
+NEW = "--out {tmp}/new"
+SET = f"train {{tmp}}/tiny.toml {NEW} --set"
+RUN = "sample {tmp}/run --out {tmp}/a.png"
+
+BAD = {
+    "dance": "invalid choice: 'dance'",
+    "demo --out": "expected one argument",
+    "demo --steps -1": "steps is -1",
+    "demo --steps many": "invalid int value: 'many'",
+    "demo --seed -1": "seed is -1",
+    "demo --speed 3": "unrecognized arguments: --speed",
+    "demo --out {tmp}/file": "is a file",
+    "demo --out {tmp}/full": "not empty",
+    "demo --out {tmp}/run": "another run",
+    "train": "required: --out",
+    f"train {NEW}": "say what to train: digits8",
+    f"train digits9 {NEW}": "'digits9'; choose one of: digits8",
+    f"train {{tmp}}/absent.toml {NEW}": "No such file",
+    f"train {{tmp}}/folder.toml {NEW}": "Is a directory",
+    f"train {{tmp}}/broken.toml {NEW}": "no valid TOML",
+    f"train {{tmp}}/binary.toml {NEW}": "no valid TOML",
+    f"train digits8 {NEW} --steps 0": "steps is 0",
+    f"{SET} speed=3": "unknown setting speed",
+    f"{SET} lr": "write key=value",
+    f"{SET} lr=fast": "lr is 'fast'; it must be a number",
+    f"{SET} lr=0": "more than 0",
+    f"{SET} lr=nan": "finite",
+    f"{SET} batch_size=0": "batch_size is 0",
+    f"{SET} batch_size=2.5": "an integer",
+    f"{SET} T=0": "T is 0",
+    f"{SET} schedule=straight": "one of: linear, cosine",
+    f"{SET} data=cats": "one of: digits",
+    f"{SET} optimizer=sgd": "one of: adam, adamw",
+    f"{SET} p_uncond=2": "from 0 to 1",
+    f"{SET} ema_decay=1": "below 1",
+    f"{SET} weight_decay=0.1": "adamw",
+    f"{SET} unet=3": "table",
+    f"{SET} unet.depth=3": "unknown setting unet.depth",
+    f"{SET} unet.groups=3": "groups 3 do not divide",
+    f"{SET} unet.image_size=16": "needs 8",
+    f"{SET} unet.num_classes=3": "needs 10",
+    f"{SET} lr.x=3": "lr is a value",
+    "train digits8 --out {tmp}/run": "holds a run already",
+    "train digits8 --out {tmp}/full": "not empty",
+    "train digits8 --out {tmp}/file": "is a file",
+    "train digits8 --out {tmp}/file/new": "Not a directory",
+    "train --resume --out {tmp}/full": "is no run",
+    "train --resume --out {tmp}/absent": "is no run",
+    "train --resume --out {tmp}/run --steps 5": "has done 12 steps already",
+    "train --resume --out {tmp}/run --set lr=1": "no recipe is given",
+    "train digits8 --resume --out {tmp}/run": "began with another unet",
+    "train --resume --out {tmp}/bad_config": "config.json: unknown setting lamp",
+    "train --resume --out {tmp}/no_json": "config.json is damaged",
+    "train --resume --out {tmp}/cut --steps 20": "weights.safetensors cannot be used",
+    "train --resume --out {tmp}/bad_metrics --steps 20": "metrics.jsonl is damaged: line 1",
+    "sample": "required: RUN",
+    "sample {tmp}/absent": "is no run",
+    "sample {tmp}/full": "is no run",
+    "sample {tmp}/begun": "no checkpoint yet",
+    "sample {tmp}/cut": "weights.safetensors cannot be used",
+    f"{RUN} --n 0": "at least one image",
+    f"{RUN} --n -5": "at least one image",
+    f"{RUN} --class ten": "'ten'; the classes are: 0, 1",
+    f"{RUN} --class": "expected at least one argument",
+    f"{RUN} --steps 0": "steps must lie in 1..20",
+    f"{RUN} --steps 21": "steps must lie in 1..20",
+    f"{RUN} --sampler euler": "choose one of ddpm, ddim",
+    f"{RUN} --steps 5 --sampler ddpm --eta 1": "no option 'eta'",
+    f"{RUN} --steps 5 --eta -1": "eta must be >= 0",
+    f"{RUN} --steps 5 --eta 50": "largest",
+    f"{RUN} --steps 5 --w nan": "finite",
+    f"{RUN} --steps 5 --w much": "invalid float value: 'much'",
+    f"{RUN} --steps 5 --batch 0": "at least 1",
+    f"{RUN} --steps 5 --seed -1": "seed",
+    f"{RUN} --weights best": "invalid choice: 'best'",
+    "sample {tmp}/run --out {tmp}/a.jpg": "must end in .png",
+    f"{RUN} --npz {{tmp}}/a.npy": "must end in .npz",
+    "sample {tmp}/run --out {tmp}/there.png": "exists already",
+    f"{RUN} --npz {{tmp}}/there.npz": "exists already",
+    "sample {tmp}/run --out {tmp}/absent/a.png": "no folder",
+    f"{RUN} --npz {{tmp}}/absent/a.npz": "no folder",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, trained):
+    """A folder full of what the bad commands meet."""
+    tmp = tmp_path_factory.mktemp("world")
+    write_tiny(tmp)
+    (tmp / "file").write_text("a thesis")
+    (tmp / "full").mkdir()
+    (tmp / "full" / "thesis.tex").write_text("a thesis")
+    (tmp / "folder.toml").mkdir()
+    (tmp / "broken.toml").write_text("lr = = 3")
+    (tmp / "binary.toml").write_bytes(bytes(range(128, 256)))
+    (tmp / "there.png").write_text("a picture")
+    (tmp / "there.npz").write_text("an archive")
+
+    def copy(name):
+        for path, content in contents(trained).items():
+            place = tmp / name / path.relative_to(trained)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        return tmp / name
+
+    copy("run")
+    config = copy("bad_config") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lamp": 1}))
+    (copy("no_json") / "config.json").write_text("{")
+    weights = copy("cut") / "checkpoints/step-000012/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    log = copy("bad_metrics") / "metrics.jsonl"
+    log.write_text("nonsense\n" + log.read_text())
+    (tmp / "begun").mkdir()
+    (tmp / "begun" / "config.json").write_bytes((trained / "config.json").read_bytes())
+    return tmp
+
+
+@pytest.mark.parametrize(("command", "message"), BAD.items(), ids=BAD)
+def test_a_mistake_is_one_line_and_touches_nothing(world, capsys, monkeypatch, command, message):
+    monkeypatch.chdir(world)
+    before = contents(world)
+    assert main(command.format(tmp=world).split()) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("minidiff: error: ") and message in error
+    assert contents(world) == before and not (world / "new").exists()
+
+
+def test_there_are_enough_of_them():
+    assert len(BAD) >= 30
+
+
+@pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), MemoryError("8 EiB")])
+def test_trouble_of_the_machine_is_one_line(tmp_path, capsys, monkeypatch, raised):
+    def fail(*arguments, **options):
+        raise raised
+
+    monkeypatch.setattr(Trainer, "__init__", fail)
+    assert main(["train", "digits8", "--out", str(tmp_path / "new")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("minidiff: error: ") and ("No space" in line or "memory" in line)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_backend_that_does_not_exist(tmp_path):
+    out = subprocess.run(
+        [sys.executable, "-m", "minidiff", "demo", "--out", str(tmp_path / "new")],
+        capture_output=True, text=True, env=os.environ | {"MINIDIFF_BACKEND": "jax"},
+    )  # fmt: skip
+    assert out.returncode == 2 and len(out.stderr.splitlines()) == 1
+    assert "numpy, cupy" in out.stderr and not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------------------------- what works
+
+
+def test_help_and_version(capsys):
+    assert main([]) == 0
+    help_text = capsys.readouterr().out
+    assert "minidiff demo" in help_text and "examples" not in help_text
+    for command in ("--help", "demo --help", "train --help", "sample --help"):
+        with pytest.raises(SystemExit, match="0"):
+            main(command.split())
+        assert command.startswith("--") or "examples:" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert minidiff.__version__ in capsys.readouterr().out
+
+
+def test_help_loads_no_library():
+    code = (
+        "import sys; from minidiff.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print({'numpy', 'scipy', 'matplotlib', 'PIL', 'tqdm'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.endswith("set()\n")
+
+
+def test_train_leaves_a_whole_run(trained):
+    names = sorted(p.name for p in trained.iterdir())
+    assert names == ["checkpoints", "config.json", "loss.png", "metrics.jsonl", "samples"]
+    assert [p.name for p in (trained / "checkpoints").iterdir()] == ["step-000012"]
+    pictures = sorted((trained / "samples").glob("*.png"))
+    assert [p.name for p in pictures[:2]] == ["step-000006.png", "step-000012.png"]
+    assert [r["step"] for r in metrics.read(trained / "metrics.jsonl")] == list(range(1, 13))
+    with Image.open(trained / "loss.png") as image:
+        assert image.size == (1080, 630)
+
+
+def test_a_finished_run_is_not_trained_again(trained, capsys):
+    before = contents(trained)
+    assert main(["train", "--resume", "--out", str(trained)]) == 0
+    assert "has done all its 12 steps" in capsys.readouterr().out
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, trained, capsys, monkeypatch, number, code):
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    real_step = Trainer.train_step
+
+    def step(self):
+        if self.step == 6:  # in the middle of step 7
+            os.kill(os.getpid(), number)
+        return real_step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    out = str(tmp_path / "my run")
+    recipe = write_tiny(tmp_path)
+    assert main(["train", recipe, "--out", out, "--set", "sample_every=6"]) == code
+    text = capsys.readouterr().out
+    assert "Step 7 of 12 is done and saved." in text
+    assert f"minidiff train --resume --out '{out}'" in text
+    assert Run.open(out).last_step() == 7
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    monkeypatch.setattr(Trainer, "train_step", real_step)
+    assert main(["train", recipe, "--resume", "--out", out, "--set", "sample_every=6"]) == 0
+    for name in ("weights.safetensors", "optimizer.safetensors", "state.json"):
+        place = f"checkpoints/step-000012/{name}"
+        assert (tmp_path / "my run" / place).read_bytes() == (trained / place).read_bytes()
+
+
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch, capsys):
+    def step(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one should have stopped this")
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    assert main(["train", write_tiny(tmp_path), "--out", str(tmp_path / "run")]) == 130
+    assert Run.open(tmp_path / "run").last_step() == 0
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_more_steps_go_on(tmp_path, trained):
+    out = tmp_path / "run"
+    assert main(["train", write_tiny(tmp_path), "--out", str(out), "--steps", "5"]) == 0
+    assert main(["train", "--resume", "--out", str(out), "--steps", "12"]) == 0
+    name = "checkpoints/step-000012/weights.safetensors"
+    assert (out / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_sample_writes_a_grid_and_arrays(tmp_path, trained, capsys):
+    def sample(*options):
+        return main(["sample", str(trained), "--steps", "4", *options])
+
+    out, npz = tmp_path / "a.png", tmp_path / "a.npz"
+    files = ["--out", str(out), "--npz", str(npz)]
+    assert sample(*files, "--class", "8", "3", "--n", "5", "--batch", "2") == 0
+    assert str(out) in capsys.readouterr().out
+    with np.load(npz, allow_pickle=False) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    assert images.shape == (5, 8, 8, 1) and images.dtype == np.uint8
+    assert labels.tolist() == [3, 3, 8, 8, 8] or labels.tolist() == [3, 3, 3, 8, 8]
+    assert labels.dtype == np.int64
+    with Image.open(out) as image:
+        assert image.format == "PNG" and image.mode == "RGB"
+
+    first = contents(tmp_path)
+    assert sample(*files, "--force", "--class", "8", "3", "--n", "5", "--batch", "2") == 0
+    assert contents(tmp_path) == first  # the same bits
+    assert sample(*files, "--force", "--class", "8", "3", "--n", "5", "--seed", "1") == 0
+    assert contents(tmp_path) != first
+    assert sample(*files, "--force", "--sampler", "ddpm", "--weights", "model", "--w", "0") == 0
+    with np.load(npz) as arrays:
+        assert len(arrays["images"]) == 100
+    assert sample(*files, "--force", "--eta", "1", "--n", "1") == 0
+
+
+def test_the_default_name_tells_what_it_is(tmp_path, trained):
+    before = set(contents(trained))
+    assert main(["sample", str(trained), "--steps", "3", "--n", "4", "--class", "7", "9"]) == 0
+    (new,) = set(contents(trained)) - before
+    assert new == trained / "samples" / "ddim-steps3-w1-n4-class7+9-seed0.png"
+    new.unlink()
+
+
+def test_an_interrupted_sample_leaves_nothing(tmp_path, trained, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minidiff.plot.grid", interrupt)
+    out = ["--out", str(tmp_path / "a.png"), "--npz", str(tmp_path / "a.npz")]
+    assert main(["sample", str(trained), "--steps", "2", *out]) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_classes(tmp_path, capsys):
+    recipe = tmp_path / "plain.toml"
+    recipe.write_text(TINY.replace("num_classes = 10\n", ""))
+    run = str(tmp_path / "run")
+    assert main(["train", str(recipe), "--out", run, "--set", "sample_every=12"]) == 0
+    npz = tmp_path / "a.npz"
+    assert main(["sample", run, "--steps", "2", "--npz", str(npz)]) == 0
+    with np.load(npz) as arrays:
+        assert list(arrays) == ["images"] and arrays["images"].shape == (10, 8, 8, 1)
+    capsys.readouterr()
+    for option in (["--class", "3"], ["--w", "1"]):
+        assert main(["sample", run, "--steps", "2", "--force", *option]) == 2
+        assert "without classes" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_demo(tmp_path, capsys, monkeypatch):
+    """From nothing to pictures in three steps, stopped once on the way, and not done twice."""
+    small = tiny(tmp_path)
+    monkeypatch.setattr("minidiff.training.config.read", lambda recipe: small)
+    out, options = tmp_path / "demo", ["--steps", "3"]
+    real_step = Trainer.train_step
+
+    def step(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real_step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    assert main(["demo", "--out", str(out), *options]) == 130
+    assert f"minidiff demo --out {out}" in capsys.readouterr().out
+    monkeypatch.setattr(Trainer, "train_step", real_step)
+    assert main(["demo", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "stopped after step 1; going on" in text and "minidiff sample" in text
+    for name in ("samples.png", "process.png", "process.gif", "loss.png"):
+        assert str(out / name) in text
+        with Image.open(out / name) as image:
+            assert min(image.size) > 100
+            assert getattr(image, "n_frames", 1) == (11 if name.endswith("gif") else 1)
+    assert Run.open(out).config.steps == 3
+
+    before = contents(tmp_path)
+    assert main(["demo", "--out", str(out)]) == 0
+    assert "finished demo" in capsys.readouterr().out
+    assert main(["demo", "--out", str(out), "--steps", "4"]) == 2
+    assert contents(tmp_path) == before

@@ -1,0 +1,118 @@
+"""Drawing from a model: balanced classes, batches that fit together, the same bits each time."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidiff.diffusion import schedules
+from minidiff.errors import InputError
+from minidiff.training import Run, Trainer, draw, label_plan, load_model, train
+from minidiff.training.sampling import evaluations, sample
+from minidiff.unet import UNet, UNetConfig
+from tests.training.tiny import tiny
+
+SCHEDULE = schedules.make("cosine", 20)
+
+
+def network(num_classes=10):
+    config = UNetConfig(
+        image_size=4, channels=4, multipliers=(1,), blocks=1, groups=2, num_classes=num_classes
+    )
+    model = UNet(config, rng=np.random.default_rng(0))
+    flat = model.flatten()
+    flat.data[...] += 0.1 * np.random.default_rng(1).standard_normal(flat.data.shape).astype("f4")
+    return model
+
+
+@given(n=st.integers(1, 60), classes=st.lists(st.integers(0, 99), min_size=1, unique=True))
+def test_the_plan_is_balanced_and_sorted(n, classes):
+    labels = label_plan(n, classes)
+    assert labels.shape == (n,) and labels.dtype == np.int64
+    assert np.all(np.diff(labels) >= 0) and set(labels) <= set(classes)
+    counts = [(labels == c).sum() for c in classes]
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize(("n", "classes"), [(0, [1]), (-3, [1]), (4, [])])
+def test_a_plan_for_nothing_is_refused(n, classes):
+    with pytest.raises(InputError, match="at least one"):
+        label_plan(n, classes)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_batches_make_up_the_whole(sampler):
+    labels = label_plan(7, range(10))
+    seen = []
+    images = draw(
+        network(), SCHEDULE, 7, labels, sampler=sampler, steps=4, w=0.5, batch=3, seed=2,
+        watch=lambda rows, state: seen.append((rows.start, state.t)),
+    )  # fmt: skip
+    assert images.shape == (7, 4, 4, 1) and images.dtype == np.float32
+    assert np.abs(images).max() <= 1 and len(np.unique(images, axis=0)) == 7
+    assert seen == [(start, t) for start in (0, 3, 6) for t in (20, 15, 10, 5, 0)]
+    assert evaluations(7, steps=4, batch=3) == sum(t > 0 for _, t in seen)
+
+
+def test_the_same_arguments_give_the_same_bits():
+    labels = label_plan(5, [3])
+    options = {"sampler": "ddpm", "steps": 5, "w": 1.0}
+    a, b = (draw(network(), SCHEDULE, 5, labels, seed=1, **options) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    c = draw(network(), SCHEDULE, 5, labels, seed=2, **options)
+    assert not np.array_equal(a, c)
+
+
+def test_classes_and_guidance_reach_the_network():
+    model, n = network(), 3
+    options = {"steps": 3, "seed": 1}
+    plain = draw(model, SCHEDULE, n, label_plan(n, [1]), w=0.0, **options)
+    assert not np.array_equal(plain, draw(model, SCHEDULE, n, label_plan(n, [2]), **options))
+    guided = draw(model, SCHEDULE, n, label_plan(n, [1]), w=2.0, **options)
+    assert not np.array_equal(plain, guided)
+    # w = -1 is the unconditional model, so the class is without effect
+    no, none = (draw(model, SCHEDULE, n, label_plan(n, [c]), w=-1.0, **options) for c in (1, 2))
+    np.testing.assert_array_equal(no, none)
+
+
+def test_a_model_without_classes():
+    images = draw(network(None), SCHEDULE, 2, steps=3)
+    assert images.shape == (2, 4, 4, 1)
+    for bad in ({"labels": label_plan(2, [0])}, {"w": 1.0}):
+        with pytest.raises(InputError, match="without classes"):
+            draw(network(None), SCHEDULE, 2, steps=3, **bad)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 0}, "at least 1"),
+        ({"batch": 0}, "at least 1"),
+        ({"labels": None}, "say which"),
+        ({"labels": np.array([11, 0])}, "labels"),
+        ({"sampler": "euler"}, "choose one of ddpm, ddim"),
+        ({"sampler": "ddpm", "eta": 0.5}, "has no option 'eta'"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 21}, "steps"),
+        ({"eta": -1.0}, "eta"),
+        ({"w": float("nan")}, "finite"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_arguments(change, message):
+    arguments = {"n": 2, "labels": np.array([0, 1]), "steps": 3} | change
+    with pytest.raises(InputError, match=message):
+        list(sample(network(), SCHEDULE, **arguments))
+
+
+def test_the_average_is_what_is_loaded(tmp_path):
+    config = tiny(tmp_path, steps=3)
+    run = Run.create(tmp_path / "run", config)
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        load_model(run)
+    trainer = Trainer(config)
+    for _ in train(trainer, run):
+        pass
+    np.testing.assert_array_equal(load_model(run).flatten().data, trainer.ema.data)
+    np.testing.assert_array_equal(load_model(run, "model").flatten().data, trainer.flat.data)
+    assert not load_model(run).training  # so that dropout is off
