@@ -214,8 +214,9 @@ def op(f: Callable[..., tuple[Array, VJP]]) -> Callable[..., Tensor]:
             if p.name not in kwargs and p.default is p.empty:
                 break  # f itself says what is missing
             args = (*args, kwargs.pop(p.name, p.default))
-        if any(isinstance(v, Tensor) for v in kwargs.values()):
-            raise InputError(f"{f.__name__}: an option is a Tensor, but no gradient can reach it")
+        for name, v in kwargs.items():
+            if isinstance(v, Tensor):
+                raise InputError(f"{f.__name__}: no gradient reaches {name}; pass an array")
         arrays = [
             # a NumPy scalar would turn float32 into float64; a Python scalar does not
             a.data if isinstance(a, Tensor) else a.item() if isinstance(a, np.generic) else a
