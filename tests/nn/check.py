@@ -15,17 +15,12 @@ def perturb(module, seed=0, size=0.3):
 
 
 def check_module(module, *inputs, rng, call=None):
-    """`module` in float64, moved off its start, as a function of `inputs` and its parameters.
+    """`module` in float64, moved off its start, as a function of `inputs` and each parameter.
 
     `call` is what is differentiated, given the inputs; the module itself by default.
     """
     perturb(module.astype(np.float64), seed=rng)
-    places = [
-        (owner, name)
-        for _, owner in module.named_modules()
-        for name, value in vars(owner).items()
-        if isinstance(value, Parameter)
-    ]
+    places = _places(module)
     values = [getattr(owner, name).data for owner, name in places]
 
     def f(*tensors):
@@ -34,3 +29,35 @@ def check_module(module, *inputs, rng, call=None):
         return (call or module)(*tensors[: len(inputs)])
 
     check_vjp(f, *inputs, *values, rng=rng)
+
+
+def check_parts(module, *inputs, rng, call):
+    """The same with the parameters of each direct part of `module` as one vector.
+
+    For a network whose parts were checked by themselves, and have too many parameters to take
+    them one by one.
+    """
+    perturb(module.astype(np.float64), seed=rng)
+    parts = [places for _, part in module.children() if (places := _places(part))]
+    values = [np.concatenate([getattr(o, n).data.ravel() for o, n in places]) for places in parts]
+
+    def f(*tensors):
+        for places, vector in zip(parts, tensors[len(inputs) :], strict=True):
+            start = 0
+            for owner, name in places:
+                p = getattr(owner, name)
+                setattr(owner, name, vector[start : start + p.size].reshape(p.shape))
+                start += p.size
+        return call(*tensors[: len(inputs)])
+
+    check_vjp(f, *inputs, *values, rng=rng)
+
+
+def _places(module):
+    """(owner, attribute) of every parameter."""
+    return [
+        (owner, name)
+        for _, owner in module.named_modules()
+        for name, value in vars(owner).items()
+        if isinstance(value, Parameter)
+    ]
