@@ -77,7 +77,7 @@ def assert_same(got, expected, rtol=1e-9):
         ("ddim", {"steps": None}),
         ("ddim", {"steps": 50}),
         ("ddim", {"steps": 50, "eta": 0.5}),
-        ("ddim", {"steps": None, "eta": 1.3}),
+        ("ddim", {"steps": 200, "eta": 1.1}),
         ("ddim", {"steps": 1}),
     ],
 )
@@ -120,27 +120,30 @@ def test_variances_of_a_perfect_model_on_unit_data(name, options, variance, atol
 
 
 def rejected(run, name, options):
-    """How many of the three data sets show that `run` is not the sampler `name`."""
-    rows = 0
-    for data in TRIO:
-        mean, variance = generated(run, data)
-        right_mean, right = reference(name, data, **options)
+    """Whether one of the three data sets shows that `run` is not the sampler `name`."""
+
+    def differs(data):
+        (mean, variance), (right_mean, right) = (
+            generated(run, data),
+            reference(name, data, **options),
+        )
         # Gross errors only. The point's variance is 1e-12 in any right sampler, 1e-4 with one
         # stray noise.
-        rows += abs(mean - right_mean) > 1e-3 or abs(variance - right) > max(1e-3 * right, 1e-6)
-    return rows
+        return abs(mean - right_mean) > 1e-3 or abs(variance - right) > max(1e-3 * right, 1e-6)
+
+    return any(map(differs, TRIO))
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_is_rejected(name):
     mutant = MUTANTS[name]
-    assert rejected(mutant.run, *mutant.imitates) >= 1
+    assert rejected(mutant.run, *mutant.imitates)
 
 
 @pytest.mark.parametrize("imitates", [mutant.imitates for mutant in MUTANTS.values()])
 def test_what_the_mutants_imitate_is_not_rejected(imitates):
     name, options = imitates
-    assert rejected(package(name, **options), name, options) == 0
+    assert not rejected(package(name, **options), name, options)
 
 
 @pytest.mark.parametrize(
