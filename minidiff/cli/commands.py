@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -119,15 +120,15 @@ def sample(
     options = _given(**options)
 
     name = _picture_name(n=n, classes=classes, w=w, weights=weights, **options)
-    picture = Path(out) if out else from_run.folder / "samples" / name
-    _check_output(picture, ".png", force)
+    picture = Path(out) if out is not None else from_run.folder / "samples" / name
+    _check_output(picture, ".png", force, make_folder=out is None)
     if npz is not None:
         _check_output(Path(npz), ".npz", force)
 
     model = sampling.load_model(from_run, weights)
     labels = sampling.label_plan(n, chosen) if conditional else None
     images = _draw(from_run.config, model, n, labels, w=w, **options)
-    picture.parent.mkdir(exist_ok=True)
+    picture.parent.mkdir(exist_ok=True)  # RUN/samples; any other is there
     plot.save(plot.grid(images, labels, names), picture)
     print(f"Wrote {picture}: {n} images by {options['sampler']}, w = {w:g}.")
     if npz is not None:
@@ -161,7 +162,7 @@ def _class_numbers(chosen: Sequence[str] | None, names: Sequence[str]) -> list[i
     for name in chosen or ():
         if name not in names:
             raise InputError(f"there is no class {name!r}; the classes are: {', '.join(names)}")
-    return [names.index(name) for name in chosen or names]
+    return [names.index(name) for name in dict.fromkeys(chosen or names)]
 
 
 def _picture_name(
@@ -175,13 +176,13 @@ def _picture_name(
     return "-".join(part for part in parts if part) + ".png"
 
 
-def _check_output(path: Path, suffix: str, force: bool) -> None:
+def _check_output(path: Path, suffix: str, force: bool, *, make_folder: bool = False) -> None:
     """Refuse a file that could not be written, before the time to draw it is spent."""
     if path.suffix != suffix:
         raise InputError(f"{path} must end in {suffix}")
     if path.is_dir() or (path.exists() and not force):
         raise InputError(f"{path} exists already; choose another name, or --force to overwrite it")
-    if not path.parent.is_dir() and path.parent.name != "samples":
+    if not make_folder and not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} into")
 
 
@@ -235,7 +236,8 @@ def _stop_signals() -> Iterator[list[int]]:
         caught.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
-        print("\nFinishing this step, then saving (once more stops at once) ...", file=sys.stderr)
+        # not print(): the signal may have come in the middle of one
+        os.write(2, b"\nFinishing this step, then saving; once more stops at once.\n")
 
     before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

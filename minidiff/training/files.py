@@ -77,6 +77,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    if os.name == "nt":  # Windows flushes neither a folder nor a file that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
