@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -342,9 +343,10 @@ class _Bar:
     def step(self, text: Callable[[], str]) -> None:
         """One step further; `text` may cost time (it may wait for the device)."""
         if self._bar is None:
+            size = shutil.get_terminal_size()  # tqdm believes a terminal that says 0 by 0
             self._bar = tqdm(
-                total=self.total, initial=self.done, desc=self.title, dynamic_ncols=True,
-                mininterval=self._every,
+                total=self.total, initial=self.done, desc=self.title, mininterval=self._every,
+                ncols=min(100, size.columns), nrows=size.lines,
                 bar_format="{desc} |{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
             )  # fmt: skip
         self.done += 1
