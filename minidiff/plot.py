@@ -60,6 +60,25 @@ def grid(
     return _table(rows, left=names)
 
 
+def selection(n: int, labels: np.ndarray | None = None, *, most: int = 1000) -> np.ndarray:
+    """Which of n images a grid should show: all, or the first of each class if they are too many.
+
+    Parameters
+    ----------
+    n : how many images there are
+    labels : integers (n,), or None
+    most : how many to show at most (but one of each class)
+
+    Returns
+    -------
+    int64 indices, increasing
+    """
+    if labels is None:
+        return np.arange(min(n, most))
+    each = max(1, most // len(np.unique(labels)))
+    return np.sort(np.concatenate([np.flatnonzero(labels == y)[:each] for y in np.unique(labels)]))
+
+
 def process(
     states: Iterable[tuple[int, np.ndarray]], class_names: Sequence[str] = (), *, columns: int = 11
 ) -> Image:
@@ -107,7 +126,10 @@ def loss_curve(records: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    step, loss = np.array([(r["step"], r["loss"]) for r in records]).T
+    points = [(r["step"], r["loss"]) for r in records]
+    if not points:
+        raise InputError("a loss curve needs at least one record")
+    step, loss = np.array(points).T
     mean = running_mean(loss)
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()

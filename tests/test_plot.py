@@ -76,6 +76,15 @@ def test_many_of_a_class_go_on_in_the_next_row():
     assert image.size[1] == 2 * plot.MARGIN + 3 * 48 + 2 * plot.GAP
 
 
+def test_a_grid_shows_the_first_of_each_class_when_there_are_too_many():
+    labels = np.array([2, 0, 0, 2, 1, 0, 2])
+    assert plot.selection(7, labels).tolist() == list(range(7))
+    assert plot.selection(7, labels, most=6).tolist() == [0, 1, 2, 3, 4]
+    assert plot.selection(7, labels, most=1).tolist() == [0, 1, 4]
+    assert plot.selection(7, most=3).tolist() == [0, 1, 2]
+    assert len(plot.selection(5000, np.repeat(np.arange(10), 500))) == 1000
+
+
 def test_the_strip_shows_evenly_spaced_times():
     states = [(t, np.full((2, 8, 8, 1), t / 500 - 1, np.float32)) for t in range(1000, -1, -20)]
     image = plot.process(states, ["a", "b"])
@@ -132,6 +141,11 @@ def test_the_loss_curve_draws_what_it_is_given():
     np.testing.assert_array_equal(mean.get_ydata(), plot.running_mean(raw.get_ydata()))
     assert axes.get_yscale() == "log" and axes.get_title("left") == "a title"
     assert axes.get_xlabel() and axes.get_ylabel()
+
+
+def test_a_curve_of_nothing_is_refused():
+    with pytest.raises(InputError, match="at least one record"):
+        plot.loss_curve([])
 
 
 @pytest.mark.parametrize("n", [1, 2])

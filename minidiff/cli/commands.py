@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minidiff import backend, data, plot
+from minidiff.cli.terminal import Bar, stop_signals
 from minidiff.diffusion import schedules
 from minidiff.diffusion.samplers import State
 from minidiff.errors import InputError
@@ -130,8 +125,9 @@ def sample(
     labels = sampling.label_plan(n, chosen) if conditional else None
     images = _draw(from_run.config, model, n, labels, w=w, **options)
     picture.parent.mkdir(exist_ok=True)  # RUN/samples; any other is there
-    plot.save(plot.grid(images, labels, names), picture)
-    print(f"Wrote {picture}: {n} images by {options['sampler']}, w = {w:g}.")
+    shown = plot.selection(n, labels)
+    plot.save(plot.grid(images[shown], None if labels is None else labels[shown], names), picture)
+    print(f"Wrote {picture}: {len(shown)} of {n} images by {options['sampler']}, w = {w:g}.")
     if npz is not None:
         arrays = {"images": data.to_uint8(images)} | ({} if labels is None else {"labels": labels})
         with whole_file(npz) as temporary, temporary.open("wb") as file:
@@ -206,8 +202,8 @@ def _train(trainer: Trainer, run: Run, resume: str) -> int:
         f"{c.steps} steps of {c.batch_size} images."
     )
     with (
-        _stop_signals() as caught,
-        _Bar("train", c.steps, done=run.last_step()) as bar,
+        stop_signals() as caught,
+        Bar("train", c.steps, done=run.last_step()) as bar,
         closing(train_records(trainer, run)) as records,
     ):
         for record in records:
@@ -217,7 +213,8 @@ def _train(trainer: Trainer, run: Run, resume: str) -> int:
             if record.step % c.sample_every == 0:
                 _draw_progress(run, trainer)
     title = f"{c.data}, {parameters}, batch {c.batch_size}"
-    plot.save(plot.loss_curve(metrics.read(run.metrics), title), run.folder / "loss.png")
+    if measured := metrics.read(run.metrics):
+        plot.save(plot.loss_curve(measured, title), run.folder / "loss.png")
     if not caught:
         return 0
     print(f"Step {trainer.step} of {c.steps} is done and saved. To go on:\n  {resume}")
@@ -226,26 +223,6 @@ def _train(trainer: Trainer, run: Run, resume: str) -> int:
 
 def _describe(record: Record) -> str:
     return f"loss {float(record.loss):.4f}, {record.images_per_s:,.0f} images/s"
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying by them; a second one acts as it always does."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        # not print(): the signal may have come in the middle of one
-        os.write(2, b"\nFinishing this step, then saving; once more stops at once.\n")
-
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _draw_progress(run: Run, trainer: Trainer) -> None:
@@ -277,7 +254,7 @@ def _draw(
     """The images of `sampling.draw` for a run with the config `c`, with a bar."""
     started = time.perf_counter()
     steps = sampling.evaluations(n, steps=options["steps"], batch=options["batch"])
-    with _Bar("draw", steps) as bar:
+    with Bar("draw", steps) as bar:
 
         def show(rows: slice, state: State) -> None:
             if watch is not None:
@@ -326,38 +303,3 @@ What next?
   minidiff sample {run} --class 3 8 --n 40 --w 3     threes and eights, stronger guidance
   minidiff sample {run} --steps 10 --seed 1          all the way in ten steps
   minidiff train --resume --out {run} --steps 3000   train it for longer"""
-
-
-class _Bar:
-    """A progress bar with a line of text that is made anew only when it will be seen.
-
-    It shows itself after the first step, so that an error before that stands alone.
-    """
-
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
-        self.title, self.total, self.done = title, total, done
-        self._every = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log file wants few lines
-        self._due = 0.0
-        self._bar: tqdm | None = None
-
-    def step(self, text: Callable[[], str]) -> None:
-        """One step further; `text` may cost time (it may wait for the device)."""
-        if self._bar is None:
-            size = shutil.get_terminal_size()  # tqdm believes a terminal that says 0 by 0
-            self._bar = tqdm(
-                total=self.total, initial=self.done, desc=self.title, mininterval=self._every,
-                ncols=min(100, size.columns), nrows=size.lines,
-                bar_format="{desc} |{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
-            )  # fmt: skip
-        self.done += 1
-        if time.monotonic() >= self._due or self.done == self.total:
-            self._due = time.monotonic() + self._every
-            self._bar.set_postfix_str(text(), refresh=False)
-        self._bar.update()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
