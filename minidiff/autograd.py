@@ -217,6 +217,8 @@ def op(f: Callable[..., tuple[Array, VJP]]) -> Callable[..., Tensor]:
         for name, v in kwargs.items():
             if isinstance(v, Tensor):
                 raise InputError(f"{f.__name__}: no gradient reaches {name}; pass an array")
+        if len(args) == 1 and not isinstance(args[0], Tensor):
+            args = (Tensor(args[0]),)  # a number alone: no other input says what dtype it has
         arrays = [
             # a NumPy scalar would turn float32 into float64; a Python scalar does not
             a.data if isinstance(a, Tensor) else a.item() if isinstance(a, np.generic) else a

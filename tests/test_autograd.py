@@ -335,6 +335,19 @@ def test_values_and_gradients_of_zero_axes_are_arrays():
     assert isinstance(y.item(), float)
 
 
+def test_a_number_alone_becomes_an_array_of_its_own_dtype():
+    for number, dtype in (
+        (2.0, np.float64),
+        (np.float64(2), np.float64),
+        (np.float32(2), np.float32),
+    ):
+        y = ops.silu(number)
+        assert y.dtype == dtype and y.shape == ()
+        assert y.item() == pytest.approx(2 / (1 + np.exp(-2)))
+    assert ops.softmax([1.0, 1.0]).data.tolist() == [0.5, 0.5]
+    assert ops.add(1, 2).item() == 3
+
+
 # --- arguments ---
 
 

@@ -12,8 +12,9 @@ Result = tuple[Array, VJP]
 
 
 def _difference(name: str, pred: Array, target: Array) -> Array:
-    if pred.shape != target.shape:
-        raise InputError(f"{name}: shapes {pred.shape} and {target.shape} differ")
+    shapes = [getattr(x, "shape", ()) for x in (pred, target)]  # a number has none
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{name}: shapes {shapes[0]} and {shapes[1]} differ")
     return pred - target
 
 

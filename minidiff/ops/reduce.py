@@ -63,12 +63,14 @@ def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Resu
 
 @op
 def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
-    """y = log sum e^x;  x_bar = g e^(x - y)."""
+    """y = log sum e^x;  x_bar = g e^x / sum e^x."""
     kept = _kept(x.shape, axis)
     top = x.max(axis=axis, keepdims=True)
-    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    e = xp.exp(x - top)
+    total = e.sum(axis=axis, keepdims=True)
+    y = xp.log(total) + top
     out = y if keepdims else y.sum(axis=axis)  # over axes of length 1
-    return out, lambda g: (g.reshape(kept) * xp.exp(x - y),)
+    return out, lambda g: (g.reshape(kept) / total * e,)
 
 
 @op

@@ -1,0 +1,98 @@
+"""Moving elements: indexing, cutting, look-ups, and what they say of mistakes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from minidiff import ops
+from minidiff.autograd import Tensor
+from minidiff.errors import InputError
+from tests.strategies import arrays, seeds, shapes
+
+
+def gradient(f, x, g):
+    leaf = Tensor(np.array(x, float), requires_grad=True)
+    f(leaf).backward(np.array(g, float))
+    return leaf.grad
+
+
+def test_a_repeated_index_accumulates():
+    index = np.array([0, 2, 2, -1])  # 2 and -1 are the same row
+    assert_array_equal(gradient(lambda x: x[index], [5, 6, 7], [1, 10, 100, 1000]), [1, 0, 1110])
+    rows, columns = np.array([0, 0, 1]), np.array([1, 1, 0])
+    assert_array_equal(
+        gradient(lambda x: x[rows, columns], np.zeros((2, 2)), [1, 10, 100]), [[0, 11], [100, 0]]
+    )
+
+
+def test_indices_of_every_kind():
+    x = np.arange(24.0).reshape(2, 3, 4)
+    for index in (
+        1, -1, np.int64(1), slice(None, None, -2), Ellipsis, None, [0, 0], [True, False],
+        (0, slice(1, None)), (Ellipsis, 0), (slice(None), None, 2), (np.int64(1), 2),
+        (slice(None), [0, 2, 0]), (0, np.array([[1], [2]]), [0, 3]), x > 11,
+    ):  # fmt: skip
+        y = Tensor(x)[index]
+        assert_array_equal(y.data, x[index])
+        g = np.arange(1.0, y.size + 1).reshape(y.shape)
+        expected = np.zeros(x.shape)
+        np.add.at(expected, index, g)
+        assert_array_equal(gradient(lambda t, i=index: t[i], x, g), expected)
+
+
+@given(x=arrays(shapes(min_dims=1)), sections=st.integers(1, 3), data=st.data())
+def test_concat_puts_together_what_split_took_apart(x, sections, data):
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    x = np.concatenate([x] * sections, axis=axis)
+    parts = ops.split(Tensor(x), sections, axis=axis)
+    assert len(parts) == sections
+    assert len({p.shape for p in parts}) == 1
+    assert_array_equal(ops.concat(*parts, axis=axis).data, x)
+
+
+@given(x=arrays(shapes()), data=st.data())
+def test_transposing_back(x, data):
+    order = data.draw(st.permutations(range(x.ndim)))
+    y = ops.transpose(x, order)
+    assert y.shape == tuple(x.shape[a] for a in order)
+    assert_array_equal(ops.transpose(y, np.argsort(order).tolist()).data, x)
+
+
+def test_split_into_unequal_parts_is_refused():
+    with pytest.raises(InputError, match="axis 1 of length 5 has no 2 equal parts"):
+        ops.split(Tensor(np.zeros((2, 5))), 2, axis=1)
+
+
+@given(seed=seeds)
+def test_look_up_is_a_product_with_unit_vectors(seed):
+    rng = np.random.default_rng(seed)
+    table, indices = rng.standard_normal((4, 3)), rng.integers(0, 4, (2, 5))
+    units, g = np.eye(4)[indices], rng.standard_normal((2, 5, 3))
+    np.testing.assert_allclose(ops.embedding(table, indices).data, units @ table, atol=1e-15)
+    expected = np.einsum("abk,abd->kd", units, g)
+    got = gradient(lambda t: ops.embedding(t, indices), table, g)
+    np.testing.assert_allclose(got, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("f", [ops.embedding, ops.cross_entropy], ids=["embedding", "labels"])
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (np.array([0, 3]), r"0\.\.2, got 0\.\.3"),
+        ([0, -1], r"0\.\.2, got -1\.\.0"),
+        (np.array([0.0, 1.0]), "integers, got float64"),
+        ([True, False], "integers, got bool"),
+    ],
+)
+def test_impossible_indices_are_refused(f, indices, message):
+    with pytest.raises(InputError, match=message):
+        f(np.zeros((2, 3)) if f is ops.cross_entropy else np.zeros((3, 2)), indices)
+
+
+def test_a_broadcast_value_can_be_used_further():
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    y = ops.broadcast_to(x, shape=(3, 2))
+    (y * y).sum().backward()
+    assert_array_equal(x.grad, [6, 12])
