@@ -83,3 +83,17 @@ def test_float32_stays_float32_in_any_layout(name, data, seed):
         exact = gradients(case, [x.astype(np.float64) for x in inputs], np.float64(g32))
         for t, expected in zip(tensors, exact, strict=True):
             assert_close(t.grad, expected, 1e-4)
+
+
+@every_op
+@given(data=st.data())
+@examples(0.1)
+def test_a_cotangent_may_be_a_read_only_view_that_repeats_one_number(name, data):
+    """Such is the gradient that a sum hands down."""
+    case = data.draw(CASES[name])
+    tensors = [Tensor(x, requires_grad=True) for x in case.inputs]
+    (2 * case.f(*tensors).sum()).backward()
+    y = case.f(*(Tensor(x) for x in case.inputs))
+    expected = gradients(case, case.inputs, np.full(y.shape, 2.0))
+    for t, exact in zip(tensors, expected, strict=True):
+        assert_close(t.grad, exact, 1e-11)
