@@ -84,7 +84,11 @@ def execute(path: Path) -> Any:
 
     nb = nbformat.read(path, as_version=4)
     NotebookClient(
-        nb, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(CHAPTERS)}}
+        nb,
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(CHAPTERS)}},
+        extra_arguments=["--log-level=ERROR"],
     ).execute()
     return nb
 

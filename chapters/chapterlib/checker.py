@@ -124,7 +124,7 @@ def _missing(exercise: Exercise, answer: Any) -> Sequence[str]:
     """The names of the results that are not done yet."""
     if answer is ...:
         return exercise.results
-    if isinstance(answer, Exception):
+    if _failed(answer):
         return ()
     return [r for r, part in zip(exercise.results, answer, strict=False) if part is ...]
 
@@ -142,38 +142,36 @@ def _recognize(
             return [(m, exercise.results)]
     found: dict[str, tuple[Mistake, tuple[str, ...]]] = {}
     for i, result in enumerate(exercise.results):
-        if _agree(answers, expected, i, errors_too=False):
+        if _agree(answers, expected, i):
             continue
         for m, outs in outcomes:
-            if _agree(answers, outs, i, errors_too=True):
+            if _agree(answers, outs, i):
                 found[m.name] = (m, (*found.get(m.name, (m, ()))[1], result))
                 break
         else:
             return []
+    blamed = [outs for m, outs in outcomes if m.name in found]
+    for outs in zip(answers, *blamed, strict=True):
+        if _failed(outs[0]) and not any(map(_failed, outs[1:])):
+            return []  # the answer fails where these mistakes do not
     return list(found.values())
 
 
-def _agree(answers: list[Any], others: list[Any], i: int, *, errors_too: bool) -> bool:
-    """Result i is the same in all cases where the answer is no error, and there is such a case.
+def _agree(answers: list[Any], others: list[Any], i: int) -> bool:
+    """Result i is the same in all cases in which neither is an error, and there is such a case."""
+    pairs = [
+        (a, b) for a, b in zip(answers, others, strict=True) if not _failed(a) and not _failed(b)
+    ]
+    return bool(pairs) and all(i < len(a) and _same(a[i : i + 1], b[i : i + 1]) for a, b in pairs)
 
-    An answer that is an error says nothing of its single results; with `errors_too` the other has
-    to be an error there as well.
-    """
-    seen = False
-    for a, b in zip(answers, others, strict=True):
-        if isinstance(a, Exception):
-            if errors_too and not isinstance(b, Exception):
-                return False
-        elif isinstance(b, Exception) or i >= len(a) or not _same(a[i : i + 1], b[i : i + 1]):
-            return False
-        else:
-            seen = True
-    return seen
+
+def _failed(outcome: Any) -> bool:
+    return isinstance(outcome, Exception)
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Exception) or isinstance(b, Exception):
-        return isinstance(a, Exception) and isinstance(b, Exception)
+    if _failed(a) or _failed(b):
+        return _failed(a) and _failed(b)
     return len(a) == len(b) and all(
         p.shape == q.shape and np.allclose(p, q, rtol=1e-9, atol=1e-9)
         for p, q in zip(a, b, strict=True)
@@ -204,7 +202,7 @@ def _report(name: str, exercise: Exercise, f: Callable[..., Any], case: Case) ->
         for argument, a in zip(exercise.arguments, case, strict=True)
     ]
     answer, expected = _run(f, case), _run(exercise.reference, case)
-    if isinstance(answer, Exception):
+    if _failed(answer):
         return "\n".join([*lines, f"It raised {type(answer).__name__}: {answer}"])
     if len(answer) != len(expected):
         wanted = ", ".join(exercise.results)

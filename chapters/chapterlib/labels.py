@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import sympy
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minidiff import backend
 from minidiff.autograd import Tensor
@@ -60,14 +61,21 @@ def for_all(eq: str, *, examples: int = 100, **inputs: Any) -> Callable[[Callabl
     """
 
     def decorate(f: Callable) -> Callable:
-        plan = settings(
-            max_examples=examples, derandomize=True, database=None, deadline=None
-        )  # fmt: skip
+        plan = settings(max_examples=examples, derandomize=True, database=None, deadline=None)
         plan(given(**inputs)(f))()
         _note(eq, "property", f"no counterexample in {examples} tries")
         return f
 
     return decorate
+
+
+def normal(*shape: int) -> st.SearchStrategy[Any]:
+    """Arrays of independent draws of N(0, 1) in float64, as an input of `for_all`."""
+
+    def draw(seed: int) -> Any:
+        return backend.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+    return st.builds(draw, st.integers(0, 2**32 - 1))
 
 
 def monte_carlo(eq: str, draws: Any, expected: float) -> None:
@@ -82,8 +90,8 @@ def monte_carlo(eq: str, draws: Any, expected: float) -> None:
     _note(
         eq,
         "Monte Carlo",
-        f"{mean:.4g} with standard error {error:.1g} (N = {x.size:,}), expected {expected:.4g}; "
-        f"it would see a difference of {5 * error:.1g}",
+        f"{mean:.4g} ± {error:.1g} (standard error, N = {x.size:,}), expected {expected:.4g}\n"
+        f"  a difference of {5 * error:.1g} would be seen, a smaller one not for sure",
     )
 
 
