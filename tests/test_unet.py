@@ -194,6 +194,86 @@ def test_skips_are_all_used():
     assert kept == sum(len(level.blocks) for level in model.up) == 9
 
 
+def by_the_paper(model, x, t, labels):
+    """The network written down once more, as a function of its weights, for float64."""
+    c, p = model.config, model.state_dict()
+
+    def silu(h):
+        return h / (1 + np.exp(-h))
+
+    def dense(name, h):
+        return h @ p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def conv(name, h, stride=1, pads=((1, 1), (1, 1))):
+        weights = p[f"{name}.weight"], p[f"{name}.bias"]
+        return ops.conv2d(h, *weights, stride=stride, padding=pads).data
+
+    def norm(name, h):
+        weights = p[f"{name}.weight"], p[f"{name}.bias"]
+        return ops.group_norm(h, *weights, groups=c.groups, eps=1e-6).data
+
+    def block(name, h):
+        z = conv(f"{name}.conv1", silu(norm(f"{name}.norm1", h)))
+        e = dense(f"{name}.time", silu(time))[:, None, None]
+        if c.time_conditioning == "add":
+            z = norm(f"{name}.norm2", z + e)
+        else:
+            scale, shift = np.split(e, 2, axis=-1)
+            z = norm(f"{name}.norm2", z) * (1 + scale) + shift
+        shortcut = dense(f"{name}.shortcut", h) if f"{name}.shortcut.weight" in p else h
+        return shortcut + conv(f"{name}.conv2", silu(z))
+
+    def attention(name, h):
+        if f"{name}.query.weight" not in p:
+            return h
+        z = norm(f"{name}.norm", h).reshape(len(h), -1, h.shape[-1])
+        z = ops.attention(
+            *(dense(f"{name}.{part}", z) for part in ("query", "key", "value")), heads=c.heads
+        )
+        return h + dense(f"{name}.project", z.data).reshape(h.shape)
+
+    def level(name, i, h):
+        return attention(f"{name}.attentions.{i}", block(f"{name}.blocks.{i}", h))
+
+    half = c.channels // 2
+    angles = t[:, None] * 10_000.0 ** -(np.arange(half) / (half - 1))
+    if c.time_embedding == "fourier":
+        angles = t[:, None] / 1000 * 2 * np.pi * p["time_features.frequencies"]
+    time = dense("time1", np.concatenate([np.sin(angles), np.cos(angles)], axis=1))
+    time = dense("time2", silu(time))
+    for n, label in enumerate(labels):
+        if label < c.num_classes:
+            time[n] += p["classes.weight"][label]
+
+    h, last = conv("conv_in", x), len(c.multipliers) - 1
+    skips = [h]
+    for i in range(last + 1):
+        for j in range(c.blocks):
+            skips.append(h := level(f"down.{i}", j, h))
+        if i < last:
+            skips.append(h := conv(f"down.{i}.resample", h, 2, ((0, 1), (0, 1))))
+    h = block("middle.blocks.1", level("middle", 0, h))
+    for i in range(last + 1):
+        for j in range(c.blocks + 1):
+            h = level(f"up.{i}", j, np.concatenate([h, skips.pop()], axis=-1))
+        if i < last:
+            h = conv(f"up.{i}.resample", h.repeat(2, axis=1).repeat(2, axis=2))
+    assert not skips
+    return conv("conv_out", silu(norm("norm_out", h)))
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_it_is_the_network_of_the_paper(conditioning, embedding):
+    config = small(
+        multipliers=(1, 2, 2), blocks=2, heads=2, time_conditioning=conditioning,
+        time_embedding=embedding,
+    )  # fmt: skip
+    model, x, t, labels = build(config), images(3), np.array([1, 77, 1000]), np.array([3, 0, 2])
+    y = model(x, t, labels).data
+    np.testing.assert_allclose(y, by_the_paper(model, x, t, labels), rtol=1e-9, atol=1e-12)
+
+
 # --- How it starts, and what reaches what --------------------------------------------------------
 
 
@@ -209,6 +289,15 @@ def test_the_first_output_is_zero_and_the_first_loss_the_variance_of_the_noise(c
     ops.mse(y, eps).backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {"conv_out.weight", "conv_out.bias"}
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_a_residual_block_starts_as_its_shortcut(conditioning):
+    config, (x, e) = small(time_conditioning=conditioning), features()
+    layer = ResidualBlock(8, 8, config, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(layer(x, e).data, x.data)
+    wider = ResidualBlock(8, 16, config, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(wider(x, e).data, wider.shortcut(x).data)
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -285,7 +374,7 @@ def test_time_changes_the_output(conditioning, embedding):
 
 class Recorder(Module):
     def __call__(self, x):
-        self.seen = x.data
+        self.seen, self.requires_grad = x.data, x.requires_grad
         return x
 
 
@@ -401,6 +490,14 @@ def test_denoise_is_the_network_in_evaluation_with_nothing_recorded():
         np.testing.assert_array_equal(y, expected)
         assert all(m.training is mode for _, m in model.named_modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_denoise_records_nothing():
+    model = build()
+    recorder = model.conv_out = Recorder()
+    for call, recorded in ((model, True), (model.denoise, False)):
+        call(X, T)
+        assert recorder.requires_grad is recorded
 
 
 def test_denoise_returns_to_its_mode_after_an_error():
