@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from minidiff import backend, nn, ops
 from minidiff.autograd import Tensor
-from minidiff.diffusion import guidance, objectives, process, samplers, schedules
+from minidiff.diffusion import (
+    guidance,
+    objectives,
+    oracle,
+    parameterizations,
+    process,
+    samplers,
+    schedules,
+)
 from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm
 from minidiff.unet import UNet, UNetConfig
 from tests.double import API, Array, Forbidden, forbid, xp
@@ -443,13 +451,36 @@ def test_state_goes_to_the_host_and_back(device):
     assert float(optimizer.m[0]) == 2
 
 
+SCHEDULE, TIMES = schedules.cosine(1000), np.array([2, 999])
+DATA = oracle.Gaussian(normal(3, 3, 1), np.diag(np.linspace(0.1, 2, 9)))
+
+
+def convert(source, target):
+    return lambda x, y: parameterizations.convert(
+        SCHEDULE, x, TIMES, y, source=source, target=target
+    )
+
+
+DIFFUSION = {
+    "q_sample": lambda x, y: process.q_sample(SCHEDULE, x, TIMES, y),
+    "q_sample of one t": lambda x, y: process.q_sample(SCHEDULE, x, 7, y),
+    "posterior_sample": lambda x, y: process.posterior_sample(SCHEDULE, x, y, TIMES - 2, TIMES, x),
+    "clipped": lambda x, y: parameterizations.denoised(SCHEDULE, x, TIMES, y, (-1, 1)),
+    "oracle": lambda x, y: DATA.denoiser(SCHEDULE)(x, TIMES),
+} | {
+    f"{source} to {target}": convert(source, target)
+    for source in parameterizations.NAMES
+    for target in parameterizations.NAMES
+}
+
+
 @elsewhere
-def test_q_sample(device):
-    schedule, t = schedules.cosine(1000), np.array([1, 1000])
-    x0, eps = normal(2, 3, 3, 1), normal(2, 3, 3, 1)[::-1].copy()
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_diffusion(device, name):
+    x, y = normal(2, 3, 3, 1), normal(2, 3, 3, 1)[::-1].copy()
     assert_as_on_numpy(
-        lambda: process.q_sample(schedule, backend.asarray(x0), t, backend.asarray(eps)),
-        1e-6,
+        lambda: DIFFUSION[name](backend.asarray(x), backend.asarray(y)),
+        1e-5,
         "synchronization",
         "float64",
     )
