@@ -63,7 +63,7 @@ def test_least_squares(kinds, dtype):
         reference.step()
 
         losses.append((loss.item(), expected.item()))
-    if dtype == "float64":  # in float32 the paths part: the problem amplifies each rounding
+    if dtype == "float64":  # in float32 the problem amplifies each rounding
         np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-10)
         assert_close("x", problem.x.data, x.detach(), dtype)
         assert_close("B", problem.B.data, B.detach(), dtype)
