@@ -90,7 +90,7 @@ def test_a_model_without_classes():
         ({"batch": 0}, "at least 1"),
         ({"labels": None}, "say which"),
         ({"labels": np.array([11, 0])}, "labels"),
-        ({"sampler": "euler"}, "choose one of ddpm, ddim"),
+        ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"sampler": "ddpm", "eta": 0.5}, "has no option 'eta'"),
         ({"steps": 0}, "steps"),
         ({"steps": 21}, "steps"),
