@@ -148,8 +148,11 @@ class _Node:
         self.name, self.inputs, self.vjp = name, inputs, vjp
 
 
-def _walk(root: _Node, cotangent: Array) -> None:
-    """The backward pass. A node is younger than its inputs, so youngest first is the order."""
+def _walk(root: _Node, cotangent: Array, only: Tensor | None = None) -> None:
+    """The backward pass. A node is younger than its inputs, so youngest first is the order.
+
+    With `only`, no other leaf gets a gradient.
+    """
     cotangents = {root: cotangent}
     queue = [(-root.id, root)]
     while queue:
@@ -163,6 +166,8 @@ def _walk(root: _Node, cotangent: Array) -> None:
             if edge is None or gx is None:
                 continue
             target, shape, dtype = edge
+            if only is not None and isinstance(target, Tensor) and target is not only:
+                continue
             gx = _unbroadcast(gx() if callable(gx) else gx, shape, node.name)
             if gx.dtype != dtype:
                 gx = gx.astype(dtype)
@@ -194,6 +199,42 @@ def _unbroadcast(g: Array, shape: tuple[int, ...], name: str) -> Array:
         i for i, m in enumerate(g.shape) if i < lead or (shape[i - lead] == 1 and m != 1)
     )
     return g.sum(axis=stretched, keepdims=True).reshape(shape)  # eq. (1.6)
+
+
+def vjp(f: Callable[[Tensor], Tensor], x: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """(f(x), pull), where pull(u) is u^T J, J being the Jacobian of `f` at `x`.
+
+    For gradients with respect to an input, as a classifier's that guides a sampler: the leaves
+    that f brings along, such as the parameters of a model, get no gradient. The tape serves one
+    pull.
+
+    Parameters
+    ----------
+    f : takes a Tensor and returns one
+    x : array of floats
+
+    Returns
+    -------
+    The value, an array, and the function from an array like the value to one like `x`.
+    """
+    leaf = Tensor(x, requires_grad=True)
+    y = f(leaf)
+    if not (isinstance(y, Tensor) and y.requires_grad):
+        raise InputError(
+            "f must return a Tensor that it computed, not within no_grad, from the one it is given"
+        )
+
+    def pull(u: Array) -> Array:
+        xp = backend.array_module(leaf.data)
+        if u.shape != y.shape:
+            raise InputError(f"cotangent of shape {u.shape} for a tensor of {y.shape}")
+        if y is leaf:
+            return xp.asarray(u, dtype=leaf.dtype)
+        if y._node is not None:
+            _walk(y._node, xp.asarray(u, dtype=y.dtype), only=leaf)
+        return xp.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
+
+    return y.data, pull
 
 
 def op(f: Callable[..., tuple[Array, VJP]]) -> Callable[..., Tensor]:

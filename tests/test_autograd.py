@@ -435,6 +435,59 @@ def test_a_tensor_looks_like_its_array():
     assert [row.shape for row in x] == [(3,)]
 
 
+# --- vjp ---
+
+
+@given(seeds)
+def test_vjp_is_what_backward_gives(seed):
+    rng = np.random.default_rng(seed)
+    x, w, u = rng.standard_normal((3, 4)), rng.standard_normal((4, 2)), rng.standard_normal((3, 2))
+
+    def f(x):
+        return ops.tanh(x @ w) * ops.exp(x).sum()
+
+    y, pull = autograd.vjp(f, x)
+    reference = leaf(x)
+    f(reference).backward(u)
+    assert_array_equal(y, f(x).data)
+    assert_array_equal(pull(u), reference.grad)
+
+
+def test_vjp_leaves_the_parameters_alone():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    for p in layer.parameters():
+        p.grad = None
+    x = np.ones((5, 3), np.float32)
+    u = np.random.default_rng(1).standard_normal((5, 2)).astype(np.float32)
+    _, pull = autograd.vjp(layer, x)
+    g = pull(u)
+    assert g.dtype == np.float32
+    assert_allclose(g, u @ layer.weight.data.T, rtol=1e-6)
+    assert all(p.grad is None for p in layer.parameters())
+
+
+def test_vjp_of_the_identity_and_of_what_does_not_depend():
+    x, other = np.ones(3), leaf([1.0, 2.0, 3.0])
+    assert_array_equal(autograd.vjp(lambda x: x, x)[1](np.arange(3.0)), np.arange(3.0))
+    assert_array_equal(autograd.vjp(lambda x: 2 * other, x)[1](np.arange(3.0)), np.zeros(3))
+    assert other.grad is None
+
+
+@pytest.mark.parametrize(
+    "f", [lambda x: x.data, lambda x: x.detach(), lambda x: Tensor(np.ones(3))]
+)
+def test_vjp_refuses_what_would_be_a_silent_zero(f):
+    with pytest.raises(InputError, match="not within no_grad"):
+        autograd.vjp(f, np.ones(3))
+    with no_grad(), pytest.raises(InputError, match="not within no_grad"):
+        autograd.vjp(ops.exp, np.ones(3))
+
+
+def test_vjp_refuses_a_cotangent_of_another_shape():
+    with pytest.raises(InputError, match=r"cotangent of shape \(1,\) for a tensor of \(3,\)"):
+        autograd.vjp(ops.exp, np.ones(3))[1](np.ones(1))
+
+
 # --- anomalies ---
 
 
