@@ -82,7 +82,7 @@ def monte_carlo(eq: str, draws: Any, expected: float) -> None:
     """The mean of independent `draws` lies within five standard errors of `expected`.
 
     The seed is fixed, so the check cannot fail by chance; and it prints the smallest difference
-    that it would have seen. If the effect that matters is smaller, use `exact`.
+    that it can see. If the effect that matters is smaller, use `exact`.
     """
     x = _host(draws).ravel()
     mean, error = float(x.mean()), float(x.std(ddof=1)) / x.size**0.5
@@ -90,8 +90,9 @@ def monte_carlo(eq: str, draws: Any, expected: float) -> None:
     _note(
         eq,
         "Monte Carlo",
-        f"{mean:.4g} ± {error:.1g} (standard error, N = {x.size:,}), expected {expected:.4g}\n"
-        f"  a difference of {5 * error:.1g} would be seen, a smaller one not for sure",
+        f"{mean:.4g} where {expected:.4g} is expected\n"
+        f"  standard error {error:.1g} (N = {x.size:,}), "
+        f"smallest visible difference {5 * error:.1g}",
     )
 
 
