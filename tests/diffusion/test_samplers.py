@@ -4,16 +4,17 @@ import inspect
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from minidiff.autograd import Tensor
 from minidiff.diffusion import samplers, schedules
 from minidiff.diffusion.oracle import Gaussian
-from minidiff.diffusion.samplers import State, final
+from minidiff.diffusion.samplers import FACTS, State, final
 from minidiff.errors import InputError
 from tests import strategies
+from tests.diffusion.models import gaussian
 
 LINEAR = schedules.linear()
 ORACLE = Gaussian.isotropic([0.5, -0.5], 0.25).denoiser(LINEAR)
@@ -42,11 +43,11 @@ def noise(n=3, dtype=np.float64, seed=0):
 
 
 @each
-@given(st.integers(1, 40), st.data())
+@given(st.integers(4, 40), st.data())
 @settings(max_examples=30)
 def test_states_go_from_the_noise_to_the_sample(name, T, data):
     schedule = schedules.linear(T)
-    steps = data.draw(st.integers(1, T))
+    steps = data.draw(st.integers(FACTS[name].min_steps, T))
     x_T = noise()
     states = list(
         samplers.SAMPLERS[name](
@@ -64,8 +65,9 @@ def test_states_go_from_the_noise_to_the_sample(name, T, data):
     assert states[-1].t == 0
     assert states[-1].x0 is states[-1].x
     assert (np.diff([state.t for state in states]) < 0).all()
-    # The last step returns the last prediction of x0 itself: no noise, nothing of x_t left.
-    assert_array_equal(states[-1].x, states[-2].x0)
+    if name not in ("pndm", "plms"):  # there the last prediction is of a combination of eps
+        # The last step returns the last prediction of x0 itself: no noise, nothing of x_t left.
+        assert_array_equal(states[-1].x, states[-2].x0)
 
 
 @each
@@ -83,28 +85,63 @@ def test_a_progress_picture_is_a_choice_of_states(name):
     assert_array_equal(chosen[-1].x, final(again))
 
 
-@each
-@pytest.mark.parametrize("steps", [1, 2, 7, 20])
-def test_one_evaluation_a_step(name, steps):
-    denoiser = Counter(ORACLE)
+VARIANTS = [
+    ("ddpm", {}),
+    ("ddpm", {"variance": "beta"}),
+    ("ddim", {}),
+    ("ddim", {"eta": 0.5}),
+    ("pndm", {}),
+    ("plms", {}),
+    ("euler", {}),
+    ("euler_ancestral", {}),
+    ("rk2", {}),
+    ("rk2", {"alpha": 0.5}),
+    ("rk2", {"alpha": 2 / 3}),
+    ("edm", {}),
+    ("edm", {"s_churn": 5.0}),
+    ("dpmpp_2m", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 20])
+def test_evaluations_are_as_many_as_stated(name, options, steps):
+    if steps < FACTS[name].min_steps:
+        with pytest.raises(InputError, match=f"needs {FACTS[name].min_steps} steps or more"):
+            samplers.nfe(name, steps)
+        return
+    denoiser = Counter(gaussian(0.5, 0.25, LINEAR))
+    rng = Counter(np.random.default_rng(0))
     labels = np.array([3, 1, 2])
-    states = list(
-        samplers.SAMPLERS[name](
-            denoiser,
-            LINEAR,
-            noise(),
-            rng=np.random.default_rng(0),
-            steps=steps,
-            labels=labels,
-        )
-    )
-    assert len(denoiser.calls) == steps
-    for (xt, t, cond), state in zip(denoiser.calls, states, strict=False):
-        assert xt is state.x
-        assert_array_equal(t, [state.t] * 3)
-        assert t.dtype == np.int64
+    sampler = samplers.make(name, steps=steps, **options)
+    states = list(sampler(denoiser, LINEAR, noise()[:, :1], rng=rng, labels=labels))
+    matters = {k: v for k, v in options.items() if k == "alpha"}
+    assert len(denoiser.calls) == samplers.nfe(name, steps, **matters)
+    assert bool(rng.calls) == (FACTS[name].stochastic(**options) and steps > 1)
+    asked = [t[0] for _, t, _ in denoiser.calls]
+    for xt, t, cond in denoiser.calls:
+        assert xt.shape == (3, 1)
+        assert (t == t[0]).all()
+        assert t.dtype == (np.int64 if t[0] == round(t[0]) else np.float64)
+        assert 0 < t[0] <= 1000
         assert cond.keys() == {"labels"}
         assert cond["labels"] is labels
+    if "s_churn" not in options:
+        assert {state.t for state in states[:-1]} <= set(asked)
+        assert asked[0] == 1000
+        assert_array_equal(denoiser.calls[0][0], states[0].x)
+
+
+def test_the_table_of_evaluations():
+    """20 steps: DDIM S, PNDM S + 9, PLMS S + 1, Heun 2S - 1, midpoint 2S."""
+    got = [samplers.nfe(name, 20) for name in samplers.SAMPLERS]
+    assert got == [20, 20, 29, 21, 20, 20, 39, 39, 20]
+    assert samplers.nfe("rk2", 20, alpha=0.5) == 40
+    assert samplers.nfe("ddpm", 1000) == 1000
+    assert samplers.FACTS.keys() == samplers.SAMPLERS.keys()
+    assert not FACTS["ddim"].stochastic()
+    assert FACTS["ddim"].stochastic(eta=0.1)
+    assert FACTS["ddpm"].stochastic()
 
 
 @pytest.mark.parametrize("T", [1, 2, 10, 1000])
@@ -182,6 +219,7 @@ def test_clipping_bounds_every_prediction(name):
 def test_times_can_be_given(name, times):
     schedule = schedules.linear(30)
     start = times[1:] if len(times) > 2 else times  # from a latent below T too
+    assume(len(start) > FACTS[name].min_steps)
     states = samplers.SAMPLERS[name](
         Gaussian.isotropic([0.0, 0.0], 1.0).denoiser(schedule),
         schedule,
@@ -230,13 +268,30 @@ def run(name="ddim", denoiser=ORACLE, x_T=None, **options):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: samplers.make("euler"), "unknown sampler 'euler'; choose one of ddpm, ddim"),
+        (
+            lambda: samplers.make("eular"),
+            "unknown sampler 'eular'; choose one of ddpm, ddim, pndm, plms, euler, ",
+        ),
         (
             lambda: samplers.make("ddpm", eta=0.5),
             "sampler 'ddpm' has no option 'eta'; its options are steps, variance, spacing, clip",
         ),
         (lambda: samplers.make("ddim", variance="beta"), "steps, eta, spacing, clip"),
-        (lambda: run("ddpm", variance="learned"), "unknown variance.*posterior, beta"),
+        (lambda: run("ddpm", variance="large"), "unknown variance.*posterior, beta, learned"),
+        (lambda: run("pndm", steps=3), "4 steps or more for their four-step formula, got 3"),
+        (lambda: run("plms", steps=[9, 5, 1, 0]), "4 steps or more .* got 3"),
+        (lambda: run("euler_ancestral", rng=None), "pass rng"),
+        (lambda: run("edm", rng=None, s_churn=1), "pass rng"),
+        (lambda: run("edm", s_churn=-1), "s_churn must be a number >= 0"),
+        (lambda: run("edm", s_noise=float("nan")), "s_noise must be a number >= 0"),
+        (lambda: run("edm", s_churn=float("inf")), "s_churn must be a number >= 0"),
+        (lambda: run("rk2", alpha=0), "1 Heun, 1/2 midpoint, 2/3 Ralston"),
+        (lambda: run("rk2", alpha=1.5), r"alpha must lie in \(0, 1\]"),
+        (lambda: run("euler", sigmas=[1.0, 2.0, 0.0]), "decrease strictly to 0"),
+        (lambda: run("euler", sigmas=[1.0, 0.5]), "decrease strictly to 0"),
+        (lambda: run("dpmpp_2m", sigmas=[200.0, 0.0]), r"sigma must lie in 0\.\.157"),
+        (lambda: samplers.nfe("pndm", 3), "pndm needs 4 steps or more, got 3"),
+        (lambda: samplers.nfe("heun", 3), "unknown sampler 'heun'"),
         (lambda: run("ddpm", rng=None), "pass rng"),
         (lambda: run(rng=None, eta=0.1), "pass rng"),
         (lambda: run(steps=1001), "steps must lie in 1..1000"),
