@@ -63,7 +63,7 @@ def langevin(
 
 
 def geometric(schedule: Schedule, steps: int) -> NDArray[np.int64]:
-    """S times from T to 1 whose sigma = sqrt((1 - abar) / abar) fall by nearly equal factors, and 0.
+    """S times from T to 1 at which sigma = sqrt((1 - abar) / abar) falls by equal factors, then 0.
 
     The noise levels of NCSN. Times are whole numbers: where levels lie closer than those of the
     schedule do, near t = 1, neighbouring times are taken.
