@@ -14,6 +14,12 @@ from minidiff.backend.kernels import definitions_only, reference
 from minidiff.backend.kernels import numpy as fast
 
 
+@pytest.fixture(autouse=True)
+def fast_by_default(monkeypatch):
+    """Whatever MINIDIFF_KERNELS this run has."""
+    monkeypatch.setattr(kernels, "_choice", "fast")
+
+
 def modules():
     return {f.__module__ for f in vars(kernels.of(np)).values()}
 

@@ -16,6 +16,7 @@ from tests.strategies import examples, lay_out, layouts
 
 FAST = kernels.public(fast)
 DEFINITIONS = kernels.public(reference)
+KERNELS = DEFINITIONS | FAST
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f4", "f8"])
 
 
@@ -43,6 +44,41 @@ def test_fast_kernel_agrees_with_its_definition(name, dtype, data):
 
 
 @both_dtypes
+@pytest.mark.parametrize("padding", [0, 1])
+def test_an_axis_of_length_1_may_have_any_stride(padding, dtype):
+    """Gray images made by images[..., None] have the stride 0 there, and count as contiguous."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 6, 5)), rng.standard_normal((3, 3, 1, 4))
+    pads = ((padding, padding), (padding, padding))
+    g = rng.standard_normal((2, 4 + 2 * padding, 3 + 2 * padding, 4))
+
+    def new_axis(a):
+        return a[..., 0].copy()[..., None] if a.shape[-1] == 1 else a.copy()
+
+    assert new_axis(x[..., None]).strides[-1] == 0
+    for name, args in (
+        ("conv2d", (x[..., None], w, 1, pads)),
+        ("conv2d_dx", (g, w, (2, 6, 5, 1), 1, pads)),
+        ("conv2d_dw", (x[..., None], g, w.shape, 1, pads)),
+        ("silu", (x[..., None],)),
+        ("group_norm", (x[..., None], w[0, 0, :, 0], w[0, 1, :, 0], 1, 1e-5)),
+    ):
+        assert_agrees(KERNELS[name], DEFINITIONS[name], args, dtype, new_axis)
+
+
+@both_dtypes
+@pytest.mark.parametrize("mean", [0, 100, 10_000])
+@pytest.mark.parametrize(("shape", "groups"), [((2, 28, 28, 32), 8), ((3, 7, 7, 64), 32)])
+def test_group_norm_in_float32_with_a_large_mean(mean, shape, groups, dtype):
+    """The error is that of the input's own rounding: some 1e-7 of the mean, in deviations."""
+    x = (np.random.default_rng(0).standard_normal(shape) + mean).astype(np.float32)
+    one = np.ones(shape[-1], dtype)
+    exact = reference.group_norm(np, x.astype(np.float64), one, 0 * one, groups, 1e-5)[0]
+    y = KERNELS["group_norm"](np, x.astype(dtype), one, 0 * one, groups, 1e-5)[0]
+    assert np.abs(y - exact).max() <= (2e-6 + 5e-7 * mean) * (1 if dtype is np.float32 else 1e-6)
+
+
+@both_dtypes
 @pytest.mark.parametrize("shape", [(1, 28, 28, 16), (7, 28, 28, 16), (2, 64, 64, 8)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_over_several_blocks(shape, stride, dtype):
@@ -56,16 +92,16 @@ def test_convolution_over_several_blocks(shape, stride, dtype):
         ("conv2d_dx", (g, w, x.shape, *options)),
         ("conv2d_dw", (x, g, w.shape, *options)),
     ):
-        assert_agrees(kernels.of(np).__dict__[name], DEFINITIONS[name], args, dtype)
+        assert_agrees(KERNELS[name], DEFINITIONS[name], args, dtype)
 
 
 @both_dtypes
 @pytest.mark.parametrize("n", [100_000, 1_000_003])
 def test_silu_over_several_blocks(n, dtype):
     x, g = np.random.default_rng(0).standard_normal((2, n)) * 3
-    assert_agrees(kernels.of(np).silu, reference.silu, (x,), dtype)
+    assert_agrees(KERNELS["silu"], reference.silu, (x,), dtype)
     args = g, *reference.silu(np, x)
-    assert_agrees(kernels.of(np).silu_grad, reference.silu_grad, args, dtype)
+    assert_agrees(KERNELS["silu_grad"], reference.silu_grad, args, dtype)
 
 
 @both_dtypes
@@ -74,7 +110,7 @@ def test_adam_over_several_blocks(n, dtype):
     rng = np.random.default_rng(0)
     p, g, m = rng.standard_normal((3, n))
     args = p, g, m, rng.random(n), 3, 1e-3, 0.9, 0.999, 1e-8
-    assert_agrees(kernels.of(np).adam, reference.adam, args, dtype)
+    assert_agrees(KERNELS["adam"], reference.adam, args, dtype)
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv2d_dx", "conv2d_dw"])
@@ -91,7 +127,7 @@ def test_error_of_a_float32_convolution_is_that_of_rounding(name):
         "conv2d_dw": ((x, g), (w.shape,)),
     }[name]
     arrays = [a.astype(np.float32) for a in arrays]
-    got = kernels.of(np).__dict__[name](np, *arrays, *shape, 1, pads)
+    got = KERNELS[name](np, *arrays, *shape, 1, pads)
     exact = DEFINITIONS[name](np, *(a.astype(np.float64) for a in arrays), *shape, 1, pads)
     assert np.linalg.norm(got - exact) <= 5e-6 * np.linalg.norm(exact)
 

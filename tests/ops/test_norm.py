@@ -8,7 +8,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minidiff import ops
 from minidiff.autograd import Tensor
-from minidiff.backend.kernels import definitions_only
 from minidiff.errors import InputError
 from minidiff.gradcheck import check_vjp
 from tests.strategies import seeds
@@ -82,13 +81,11 @@ def test_constant_input_is_not_divided_by_zero():
 @pytest.mark.parametrize("mean", [0, 100, 10_000])
 @pytest.mark.parametrize(("shape", "groups"), [((2, 28, 28, 32), 8), ((3, 7, 7, 64), 32)])
 def test_float32_with_a_large_mean(mean, shape, groups):
-    """The error is that of the input's own rounding: some 1e-7 of the mean, in deviations."""
+    """The error is that of rounding sums of such numbers; tests/kernels has a sharper bound."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal(shape) + mean).astype(np.float32)
     exact = plain_norm(x.astype(np.float64), groups)
-    assert np.abs(plain_norm(x, groups) - exact).max() <= 2e-6 + 5e-7 * mean
-    with definitions_only():  # plain sums round more
-        assert np.abs(plain_norm(x, groups) - exact).max() <= 5e-6 + 5e-6 * mean
+    assert np.abs(plain_norm(x, groups) - exact).max() <= 5e-6 + 5e-6 * mean
     one = np.ones(shape[-1], np.float32)
     y = ops.layer_norm(x, one, 0 * one).data
     exact = ops.layer_norm(x.astype(np.float64), one, 0 * one).data

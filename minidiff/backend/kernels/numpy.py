@@ -54,7 +54,8 @@ class _Columns:
         windows = np.lib.stride_tricks.as_strided(
             image,
             (n, *self.out, *self.run),
-            (s[0], s[1] * self.stride, s[2] * self.stride, s[1], s[3]),
+            # not s[3]: the stride of an axis of length 1 (one channel) may be anything
+            (s[0], s[1] * self.stride, s[2] * self.stride, s[1], image.itemsize),
             writeable=False,
         )
         columns = self.columns[: n * self.out[0] * self.out[1]]
