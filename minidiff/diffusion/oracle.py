@@ -19,6 +19,7 @@ from minidiff import backend
 from minidiff.diffusion.arrays import Array, per_image
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.schedules import Schedule, check_t
+from minidiff.diffusion.sigma import sigma_of
 from minidiff.errors import InputError
 
 _BLOCK = 2**22
@@ -100,7 +101,13 @@ class GaussianMixture:
         return Noised(self, signal, sigma)
 
     def at_time(self, schedule: Schedule, t: Any) -> Noised:
-        """q(x_t): `at` with signal sqrt(abar_t) and sigma sqrt(1 - abar_t), 0 <= t <= T."""
+        """q(x_t): `at` with signal sqrt(abar_t) and sigma sqrt(1 - abar_t), 0 <= t <= T.
+
+        A real number t, or N of them, is a time between the levels of the schedule (see `sigma`).
+        """
+        if np.asarray(t).dtype.kind == "f":
+            level = sigma_of(schedule, t)
+            return self.at(1 / np.sqrt(1 + level**2), level / np.sqrt(1 + level**2))
         abar = schedule.abar[check_t(schedule, t, first=0)]
         return self.at(np.sqrt(abar), np.sqrt(1 - abar))
 
@@ -119,7 +126,7 @@ class GaussianMixture:
         ----------
         schedule : Schedule
         xt : array of shape (N, ...)
-        t : int or int array of shape (N,), 1 <= t <= T
+        t : int or int array of shape (N,), 1 <= t <= T; or real numbers > 0, see `at_time`
         labels : None or N integers
             Classes, given which the expectation is taken; `null` for none.
 
@@ -127,7 +134,11 @@ class GaussianMixture:
         -------
         array like xt
         """
-        return self.at_time(schedule, check_t(schedule, t)).eps(xt, labels)
+        if np.asarray(t).dtype.kind != "f":
+            t = check_t(schedule, t)
+        elif not np.all(np.asarray(t) > 0):
+            raise InputError("t = 0 is clean data: there is no noise to predict")
+        return self.at_time(schedule, t).eps(xt, labels)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         """The optimal denoiser of this data, conditional on ``labels`` where they are given.
@@ -541,8 +552,9 @@ def _principal(
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
     """Axes (K, d, d), or None if all are alike, and the variances along them, (K, d) or (K, 1)."""
     flipped = covariances.T if covariances.ndim == 1 else covariances.transpose(0, 2, 1)
-    same = np.allclose(covariances, flipped, rtol=1e-10, atol=0)
-    if not (same and np.isfinite(covariances).all()):
+    finite = np.isfinite(covariances).all()
+    rounding = 1e-12 * np.abs(covariances).max(initial=0)
+    if not (finite and np.allclose(covariances, flipped, rtol=1e-10, atol=rounding)):
         raise InputError("a covariance must be symmetric and finite")
     if covariances.ndim == 1:
         axes, variances = None, covariances[:, None]
