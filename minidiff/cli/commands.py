@@ -276,7 +276,7 @@ def _draw_demo(run: Run) -> int:
 
     def keep(rows: slice, state: State) -> None:
         xt, x0 = backend.to_numpy(state.x), backend.to_numpy(state.x0)
-        film.append((state.t, xt[first], x0[first]))
+        film.append((int(state.t), xt[first], x0[first]))
 
     print("Drawing ten of each digit from noise, with guidance w = 1.")
     model = sampling.load_model(run)

@@ -91,14 +91,12 @@ def eps_denoiser(D: Callable[[Array, Any], Array], schedule: Schedule) -> Denois
     """
 
     def denoiser(xt: Array, t: Any, **cond: Any) -> Array:
-        sigma = sigma_of(schedule, t)
-        if sigma.size and sigma.min() == 0:
+        each = sigma_of(schedule, t)
+        if not np.all(each > 0):
             raise InputError("t = 0 is clean data: there is no noise to predict")
-        if sigma.size and (sigma == sigma.flat[0]).all():
-            sigma = sigma.flat[0]  # one number: a D for a whole batch needs no more
-        scale = per_image(np.sqrt(1 + sigma**2), xt)
-        x = xt * scale
-        return (x - D(x, float(sigma) if np.ndim(sigma) == 0 else sigma)) / per_image(sigma, xt)
+        sigma = float(each.flat[0]) if each.size and np.all(each == each.flat[0]) else each
+        x = xt * per_image(np.sqrt(1 + np.square(sigma)), xt)
+        return (x - D(x, sigma)) / per_image(sigma, xt)
 
     return denoiser
 
@@ -116,8 +114,8 @@ def levels(
     values = np.asarray(sigmas, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2 or values[-1] != 0 or not np.all(np.diff(values) < 0):
         raise InputError(f"sigmas must be two or more that decrease strictly to 0, got {sigmas!r}")
-    times = t_of(schedule, values)
-    return [int(t) if t.is_integer() else t for t in times.tolist()], values.tolist()
+    real: list[float] = t_of(schedule, values).tolist()
+    return [int(t) if t.is_integer() else t for t in real], values.tolist()
 
 
 def _sigmas(schedule: Schedule) -> NDArray[np.float64]:

@@ -12,11 +12,7 @@ from minidiff.diffusion.samplers import ddim, ddpm, final
 from minidiff.diffusion.samplers.ddim import coefficients, largest_eta
 from minidiff.errors import InputError
 from tests import strategies
-
-
-def wobbly(schedule):
-    """Some denoiser that is neither exact nor linear."""
-    return lambda xt, t: np.sin(xt + t[:, None] / schedule.T)
+from tests.diffusion.models import answer, ramp, wobbly
 
 
 @given(strategies.schedules(), st.data())
@@ -129,6 +125,22 @@ def test_published_variances(s, t, variance):
     assert_allclose(coefficients(schedules.linear(), s, t, eta=1.0)[2] ** 2, variance, atol=1e-5)
 
 
+def published(schedule, target="eps"):
+    """The model of diffusers' tests, whose answer is taken for the quantity `target`."""
+
+    def denoiser(xt, t):
+        return parameterizations.convert(
+            schedule, xt, t, answer(xt, t), source=target, target="eps"
+        )
+
+    return denoiser
+
+
+def assert_published(x, total, mean):
+    assert_allclose(np.abs(x).sum(), total, atol=1e-2)
+    assert_allclose(np.abs(x).mean(), mean, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("beta_1", "target", "total", "mean"),
     [
@@ -138,19 +150,35 @@ def test_published_variances(s, t, variance):
     ],
 )
 def test_published_runs(beta_1, target, total, mean):
-    """The sums that Hugging Face diffusers tests whole DDIM runs with: a ramp for noise, and
-    a "model" that answers x t / (t + 1), where t counts from 0."""
+    """The sums that Hugging Face diffusers tests whole DDIM runs with."""
     schedule = schedules.linear(1000, beta_1, 0.02)
-    size = 4 * 3 * 8 * 8
-    x_T = (np.arange(size) / size).reshape(3, 8, 8, 4).transpose(3, 1, 2, 0)  # to NHWC
+    denoiser = published(schedule, target)
+    x = final(ddim(denoiser, schedule, ramp(), steps=10, spacing="leading", clip=(-1, 1)))
+    assert_published(x, total, mean)
 
-    def denoiser(xt, t):
-        answer = xt * ((t - 1) / t).reshape(-1, 1, 1, 1)
-        return parameterizations.convert(schedule, xt, t, answer, source=target, target="eps")
 
-    x = final(ddim(denoiser, schedule, x_T, steps=10, spacing="leading", clip=(-1, 1)))
-    assert_allclose(np.abs(x).sum(), total, atol=1e-2)
-    assert_allclose(np.abs(x).mean(), mean, atol=1e-3)
+def test_published_run_that_ends_at_the_first_abar():
+    """Where they do not set alpha to one, their last step goes from t = 1 to abar_1 again.
+
+    It is no step of ours. As a step it would change nothing, but for their eps, which does not
+    follow the clipped x0.
+    """
+    schedule = schedules.linear(1000, 0.01, 0.02)
+    denoiser = published(schedule)
+    states = list(ddim(denoiser, schedule, ramp(), steps=10, spacing="leading", clip=(-1, 1)))
+    last = states[-2]
+    eps = denoiser(last.x, np.full(4, 1))
+    x = np.sqrt(schedule.abar[1]) * last.x0 + np.sqrt(1 - schedule.abar[1]) * eps
+    assert last.t == 1
+    assert_published(x, 149.0784, 0.1941)
+
+
+def test_published_run_from_a_noised_image():
+    """Theirs starts at the ninth of ten times, from the ramp with the reversed ramp for noise."""
+    schedule = schedules.linear()
+    x = process.q_sample(schedule, ramp(), 101, np.flip(ramp()))
+    x = final(ddim(published(schedule), schedule, x, steps=[101, 1, 0], clip=(-1, 1)))
+    assert_published(x, 354.5418, 0.4616)
 
 
 def test_a_stale_eps_after_clipping_would_be_seen():

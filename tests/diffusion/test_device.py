@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 from minidiff.diffusion import guidance, objectives, parameterizations, process, samplers, schedules
 from minidiff.diffusion.oracle import Gaussian
 from tests import double
+from tests.diffusion.models import everywhere
 
 LINEAR = schedules.linear()
 DATA = Gaussian(np.array([[0.3], [-0.2]]), np.array([[1.0, 0.5], [0.5, 0.8]]))
@@ -68,10 +69,19 @@ def test_conversions(source, target):
         ("ddpm", {"steps": 10, "variance": "beta"}),
         ("ddim", {"steps": 10}),
         ("ddim", {"steps": 10, "eta": 0.7}),
+        ("pndm", {"steps": 10}),
+        ("plms", {"steps": 10}),
+        ("euler", {"steps": 10}),
+        ("euler_ancestral", {"steps": 10}),
+        ("rk2", {"steps": 10}),
+        ("rk2", {"steps": 10, "alpha": 0.5}),
+        ("edm", {"steps": 10, "s_churn": 3.0}),
+        ("dpmpp_2m", {"steps": 10}),
+        ("dpmpp_2m", {"sigmas": [80.0, 20.0, 5.0, 1.0, 0.1, 0.0]}),
     ],
 )
 def test_samplers_of_a_guided_oracle(name, options, clip):
-    oracle = DATA.denoiser(LINEAR)
+    oracle = everywhere(DATA, LINEAR)
     guided = guidance.classifier_free(oracle, w=1.5, null=10)
 
     def run(xp, x_T, *_):
@@ -81,6 +91,27 @@ def test_samplers_of_a_guided_oracle(name, options, clip):
         return [a for state in states for a in (state.x, state.x0)]
 
     both(run)
+
+
+def test_ddpm_with_a_learned_variance():
+    oracle = DATA.denoiser(LINEAR)
+
+    def run(xp, x_T, *_):
+        states = samplers.ddpm(
+            lambda xt, t: (oracle(xt, t), xt),
+            LINEAR, x_T, rng=HostDraws(xp), steps=5, variance="learned",
+        )  # fmt: skip
+        return [state.x for state in states]
+
+    both(run)
+
+
+def test_ddim_inversion():
+    both(
+        lambda xp, x, *_: [
+            state.x for state in samplers.ddim_inversion(DATA.denoiser(LINEAR), LINEAR, x, steps=5)
+        ]
+    )
 
 
 def test_the_loss():

@@ -64,7 +64,7 @@ def edm(
         if raised > sigma:
             z = rng.standard_normal(x.shape, dtype=x.dtype)
             x = x + (s_noise * math.sqrt(raised**2 - sigma**2)) * z
-        return rk2_step(D, x, max(raised, sigma), lower, 1.0)
+        return rk2_step(D, x, max(raised, sigma), lower, alpha=1.0)
 
     return descend(
         step, denoiser, schedule, x_T,

@@ -1,6 +1,7 @@
 """The second-order Runge-Kutta methods, as one sampler with a parameter."""
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -67,8 +68,7 @@ def rk2(
         raise InputError(
             f"alpha must lie in (0, 1]: 1 Heun, 1/2 midpoint, 2/3 Ralston; got {alpha}"
         )
-    alpha = float(alpha)
     return descend(
-        lambda *at: step(*at, alpha), denoiser, schedule, x_T,
+        partial(step, alpha=float(alpha)), denoiser, schedule, x_T,
         steps=steps, sigmas=sigmas, spacing=spacing, clip=clip, cond=cond,
     )  # fmt: skip
