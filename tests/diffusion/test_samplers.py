@@ -133,9 +133,9 @@ def test_evaluations_are_as_many_as_stated(name, options, steps):
 
 
 def test_the_table_of_evaluations():
-    """20 steps: DDIM S, PNDM S + 9, PLMS S + 1, Heun 2S - 1, midpoint 2S."""
+    """20 steps: DDIM S, PNDM S + 9, PLMS S + 1, Heun 2S - 1, midpoint 2S, K corrections S + 19K."""
     got = [samplers.nfe(name, 20) for name in samplers.SAMPLERS]
-    assert got == [20, 20, 29, 21, 20, 20, 39, 39, 20]
+    assert got == [20, 20, 29, 21, 20, 20, 39, 39, 20, 115, 39]
     assert samplers.nfe("rk2", 20, alpha=0.5) == 40
     assert samplers.nfe("ddpm", 1000) == 1000
     assert samplers.FACTS.keys() == samplers.SAMPLERS.keys()

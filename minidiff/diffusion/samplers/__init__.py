@@ -4,22 +4,28 @@ A sampler is called as ``sampler(denoiser, schedule, x_T, *, rng, **options, **c
 a generator of `State`: the caller keeps, draws or drops what it yields, and `final` runs it to its
 end. Arguments are checked at the call, not at the first state.
 
-===============  =======================================================  =============  ==========
-name             options                                                  stochastic     NFE
-===============  =======================================================  =============  ==========
-ddpm             steps variance spacing clip                              yes            S
-ddim             steps eta spacing clip                                   if eta > 0     S
-pndm             steps spacing clip                                       no             S + 9
-plms             steps spacing clip                                       no             S + 1
-euler            steps sigmas spacing clip                                no             S
-euler_ancestral  steps sigmas spacing clip                                yes            S
-rk2              steps alpha sigmas spacing clip                          no             2S - 1, 2S
-edm              steps s_churn s_tmin s_tmax s_noise sigmas spacing clip  if s_churn > 0 2S - 1
-dpmpp_2m         steps sigmas spacing clip                                no             S
-===============  =======================================================  =============  ==========
+===================  =======================================================  =======  =============
+name                 options                                                  noise    NFE
+===================  =======================================================  =======  =============
+ddpm                 steps variance spacing clip                              yes      S
+ddim                 steps eta spacing clip                                   eta      S
+pndm                 steps spacing clip                                       no       S + 9
+plms                 steps spacing clip                                       no       S + 1
+euler                steps sigmas spacing clip                                no       S
+euler_ancestral      steps sigmas spacing clip                                yes      S
+rk2                  steps alpha sigmas spacing clip                          no       2S - 1, 2S
+edm                  steps s_churn s_tmin s_tmax s_noise sigmas spacing clip  s_churn  2S - 1
+dpmpp_2m             steps sigmas spacing clip                                no       S
+annealed_langevin    steps corrections step clip                              yes      S + (S - 1) K
+predictor_corrector  steps corrections snr variance spacing clip              yes      S + (S - 1) K
+===================  =======================================================  =======  =============
 
-NFE is how often the denoiser is evaluated in S steps (ddpm: T by default, all others 50); `nfe`
-counts it, and `FACTS` says more. `ddim_inversion` goes the other way, from an image to its noise.
+Noise is drawn by all, by none, or if the option that is named is not 0. NFE is how often the
+denoiser is evaluated in S steps with K corrections; `nfe` counts it, and `FACTS` says more. By
+default S is T in ddpm and predictor_corrector, 200 in annealed_langevin and else 50.
+
+`ddim_inversion` goes the other way, from an image to its noise. `ode.probability_flow` is a sampler
+too, one whose steps SciPy chooses.
 """
 
 from collections.abc import Callable, Generator
@@ -35,6 +41,7 @@ from minidiff.diffusion.samplers.edm import edm
 from minidiff.diffusion.samplers.euler import euler
 from minidiff.diffusion.samplers.euler_ancestral import euler_ancestral
 from minidiff.diffusion.samplers.inversion import ddim_inversion
+from minidiff.diffusion.samplers.langevin import annealed_langevin, predictor_corrector
 from minidiff.diffusion.samplers.plms import MIN_STEPS, plms
 from minidiff.diffusion.samplers.pndm import pndm
 from minidiff.diffusion.samplers.rk2 import rk2
@@ -45,6 +52,7 @@ __all__ = [
     "SAMPLERS",
     "Facts",
     "State",
+    "annealed_langevin",
     "ddim",
     "ddim_inversion",
     "ddpm",
@@ -57,6 +65,7 @@ __all__ = [
     "nfe",
     "plms",
     "pndm",
+    "predictor_corrector",
     "rk2",
 ]
 
@@ -72,6 +81,8 @@ SAMPLERS: dict[str, Sampler] = {
     "rk2": rk2,
     "edm": edm,
     "dpmpp_2m": dpmpp_2m,
+    "annealed_langevin": annealed_langevin,
+    "predictor_corrector": predictor_corrector,
 }
 
 
@@ -82,7 +93,8 @@ class Facts:
     nfe: Callable[..., int]
     """(steps, and those options that it depends on) -> number of evaluations of the denoiser."""
     order: int
-    """p, if its error against the process in continuous time falls as S^-p; see the sampler."""
+    """p, if its error against the process in continuous time falls as S^-p; see the sampler. 0 if
+    some of it stays: that of Langevin steps of finite size."""
     noise: bool | str = False
     """Whether it draws noise, or the name of the option that makes it draw if it is not 0."""
     min_steps: int = 1
@@ -102,6 +114,8 @@ FACTS: dict[str, Facts] = {
     "rk2": Facts(lambda S, alpha=1.0: 2 * S - 1 if alpha == 1 else 2 * S, order=2),
     "edm": Facts(lambda S: 2 * S - 1, order=2, noise="s_churn"),
     "dpmpp_2m": Facts(lambda S: S, order=2),
+    "annealed_langevin": Facts(lambda S, corrections=5: S + (S - 1) * corrections, 0, noise=True),
+    "predictor_corrector": Facts(lambda S, corrections=1: S + (S - 1) * corrections, 0, noise=True),
 }
 
 
