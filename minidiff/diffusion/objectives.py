@@ -476,10 +476,10 @@ def _per_image_mean(x: Tensor) -> Tensor:
 
 def _log_probability(x0: Array, mean: Any, sigma: Any, levels: int) -> Tensor:
     """`decoder.log_probability_nats` as a Tensor: its value, with its slopes as gradient."""
-    arrays = [a.data if isinstance(a, Tensor) else a for a in (mean, sigma)]
-    value, *slopes = decoder.log_probability_nats(x0, *arrays, levels=levels)
+    at_mean, at_sigma = (a.data if isinstance(a, Tensor) else a for a in (mean, sigma))
+    value, *slopes = decoder.log_probability_nats(x0, at_mean, at_sigma, levels)
     out = Tensor(value)
-    for x, array, slope in zip((mean, sigma), arrays, slopes, strict=True):
+    for x, at, slope in zip((mean, sigma), (at_mean, at_sigma), slopes, strict=True):
         if isinstance(x, Tensor):  # adds 0, whose gradient is the slope
-            out = out + slope * (x - array)
+            out = out + slope * (x - at)
     return out
