@@ -7,3 +7,10 @@ class InputError(ValueError):
     The message says what was wrong, what was expected and what to do, on one line: the command
     line prints it as it is and exits with status 2.
     """
+
+
+class PriorWarning(UserWarning):
+    """A noise schedule leaves so much of the signal at t = T that sampling from noise misses it.
+
+    Raised by `minidiff.diffusion.schedules`; the command line prints it once, as one line.
+    """

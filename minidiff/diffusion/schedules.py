@@ -7,6 +7,9 @@ shifted by one.
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,33 +17,41 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidiff.diffusion.names import lookup, with_options
-from minidiff.errors import InputError
+from minidiff.errors import InputError, PriorWarning
+
+REFERENCE_T = 1000
+"""The number of steps that published betas, such as 1e-4 to 0.02, are meant for."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
     """The variances beta_t of the forward process and what follows from them.
 
-    Made by `from_betas`, `from_abar`, or a named schedule such as `linear`. The betas are the one
-    truth: ``abar`` is always the product of their alphas, so the two cannot disagree.
+    Made by `from_betas`, `from_abar`, `from_sigmas`, or a named schedule such as `linear`. The
+    betas are the one truth: ``abar`` is always the product of their alphas, so the two cannot
+    disagree.
 
     Attributes
     ----------
     beta : float64 array of shape (T + 1,)
-        Variance added by step t, in (0, 1); ``beta[0] == 0``.
+        Variance added by step t, in (0, 1); ``beta[0] == 0``. beta_T, and no other, may be 1.
     alpha : float64 array of shape (T + 1,)
         1 - beta_t.
     abar : float64 array of shape (T + 1,)
         alpha_1 ... alpha_t, the share of the signal's variance left at t; ``abar[0] == 1``,
-        strictly decreasing, positive.
+        strictly decreasing, positive but for abar_T = 0 if beta_T = 1.
 
     All are on the host and read-only.
+
+    With beta_T = 1 (see `zero_terminal_snr`) x_T is noise and nothing else. q and its posteriors
+    are what they are for any schedule, but eps says nothing of x_0 at T: what has to divide by
+    sqrt(abar_T) or sqrt(alpha_T) refuses to. v = -x_0 there, so a model of v can be asked.
 
     Raises
     ------
     InputError
         If a beta is not finite or not in (0, 1), or so small that abar does not decrease in
-        float64, or if so many are so large that abar vanishes there.
+        float64, or if so many are so large that abar vanishes there before a beta_T = 1.
     """
 
     beta: NDArray[np.float64]
@@ -54,13 +65,16 @@ class Schedule:
                 f"a schedule holds beta_0 = 0, beta_1, ..., beta_T with T >= 1, got shape "
                 f"{beta.shape}; Schedule.from_betas takes beta_1, ..., beta_T"
             )
-        bad = np.flatnonzero(~((beta[1:] > 0) & (beta[1:] < 1)))  # NaN is bad too
-        if len(bad):
-            t = int(bad[0]) + 1
-            raise InputError(f"every beta must lie in (0, 1), but beta_{t} = {beta[t]}")
+        good = (beta[1:] > 0) & (beta[1:] < 1)  # NaN is bad too
+        good[-1] |= beta[-1] == 1
+        if not good.all():
+            t = int(np.argmin(good)) + 1
+            raise InputError(
+                f"every beta must lie in (0, 1), but beta_{t} = {beta[t]} (only the last may be 1)"
+            )
         alpha = 1 - beta
         abar = np.cumprod(alpha)
-        stuck = np.flatnonzero((np.diff(abar) >= 0) | (abar[1:] == 0))
+        stuck = np.flatnonzero((np.diff(abar) >= 0) | ((abar[1:] == 0) & (alpha[1:] > 0)))
         if len(stuck):
             t = int(stuck[0]) + 1
             raise InputError(
@@ -85,11 +99,31 @@ class Schedule:
         """beta_t = 1 - abar_t / abar_{t-1}, from abar_1, ..., abar_T (without abar_0 = 1).
 
         The product of the alphas returns the given values up to rounding (about T * 1e-16).
+        abar_T may be 0.
         """
         abar = np.asarray(abar, dtype=np.float64)
-        if abar.ndim != 1 or not np.all(abar > 0):
-            raise InputError("abar must be one-dimensional with all values in (0, 1)")
+        if abar.ndim != 1 or not (np.all(abar[:-1] > 0) and np.all(abar[-1:] >= 0)):
+            raise InputError(
+                "abar must be one-dimensional with all values in (0, 1) (only the last may be 0)"
+            )
         return cls.from_betas(1 - abar / np.concatenate([[1.0], abar[:-1]]))
+
+    @classmethod
+    def from_sigmas(cls, sigmas: ArrayLike) -> Schedule:
+        """abar_t = 1 / (1 + sigma_t^2), from rising noise levels sigma_1, ..., sigma_T.
+
+        The schedule whose `sigma` they are: that of the variance-exploding process
+        x_0 + sigma_t n, seen as a variance-preserving one (see `parameterizations.ve_from_vp`).
+        """
+        sigmas = np.asarray(sigmas, dtype=np.float64)
+        if sigmas.ndim != 1 or not (np.all(sigmas > 0) and np.all(np.isfinite(sigmas))):
+            raise InputError("sigmas must be one-dimensional with positive, finite values")
+        if np.any(np.diff(sigmas) <= 0):
+            raise InputError(
+                "sigmas must rise from sigma_1 to sigma_T; those of a sampler fall (and end in 0)"
+            )
+        before = np.concatenate([[0.0], sigmas[:-1]])
+        return cls.from_betas((sigmas - before) * (sigmas + before) / (1 + sigmas**2))
 
     @property
     def T(self) -> int:
@@ -103,8 +137,19 @@ class Schedule:
 
     @property
     def log_snr(self) -> NDArray[np.float64]:
-        """Natural logarithm of `snr`, shape (T + 1,); infinite at t = 0."""
-        return np.log(self.snr)
+        """Natural logarithm of `snr`, shape (T + 1,); infinite at t = 0, -infinite if abar_T = 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.snr)
+
+    @property
+    def sigma(self) -> NDArray[np.float64]:
+        """Noise level sqrt((1 - abar_t) / abar_t) of x_t / sqrt(abar_t), shape (T + 1,).
+
+        The time of Karras et al. 2022, and the SNR is 1 / sigma^2; 0 at t = 0, infinite if
+        abar_T = 0.
+        """
+        with np.errstate(divide="ignore"):
+            return np.sqrt((1 - self.abar) / self.abar)
 
     def __repr__(self) -> str:
         return (
@@ -113,13 +158,35 @@ class Schedule:
         )
 
 
-def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
+def prior_bits(schedule: Schedule, dims: int = 3072) -> float:
+    """KL(q(x_T | x_0) || N(0, I)) in bits, at most: for an image whose `dims` values are all +-1.
+
+    dims / 2 (abar_T (x_0^2 - 1) - log(1 - abar_T)) nats at x_0^2 = 1, the largest for images in
+    [-1, 1]: the prior term L_T of the bound (Ho et al. 2020, eq. 5). It is what the start x_T ~
+    N(0, I) of a sampler gives away. 3072 is an image of 32 x 32 in three colours, for which
+    ``linear(1000)`` has 0.089 bits and ``linear(500)`` 14.1.
+    """
+    return float(-0.5 * np.log1p(-schedule.abar[-1]) / math.log(2) * dims)
+
+
+def linear(
+    T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, scale: str = "none"
+) -> Schedule:
     """beta_t rises linearly from `beta_1` to `beta_T` (Ho et al. 2020, section 4).
 
-    The end points are meant for T = 1000 and are not rescaled for another T: with few steps much
-    of the signal is left at t = T (abar_T = 0.13 at T = 200).
+    Parameters
+    ----------
+    T : int
+    beta_1, beta_T : float in (0, 1)
+        End points, meant for T = 1000 (all betas alike give `constant`).
+    scale : "none" or "reference"
+        "none" takes the end points as they are, whatever T is: with few steps much of the signal
+        is left at t = T (abar_T = 0.13 at T = 200), and a `PriorWarning` says so. "reference"
+        multiplies them by 1000 / T (as the code of Nichol & Dhariwal 2021 does), so that every T
+        has about the same abar_T. Its limit for large T is exp(-10.05) = 4.32e-5 and not 0: it is
+        the SDE `sde.VP`.
     """
-    return Schedule.from_betas(np.linspace(beta_1, beta_T, _steps(T)))
+    return _named(_of_betas(np.linspace(beta_1, beta_T, _steps(T)), scale))
 
 
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
@@ -131,10 +198,109 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule
     """
     t = np.arange(_steps(T) + 1)
     f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
-    return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))
+    return _named(_clipped(f, beta_max))
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine}
+def sigmoid(
+    T: int = 1000,
+    start: float = -3.0,
+    end: float = 3.0,
+    tau: float = 1.0,
+    beta_max: float = 0.999,
+) -> Schedule:
+    """abar_t = f(t) / f(0) with f(t) = S(end / tau) - S((start + (end - start) t/T) / tau).
+
+    S is the logistic function (Jabri et al. 2023; Chen 2023, Algorithm 1). Larger images want a
+    smaller `tau` or a later `start`. As in `cosine`, f(T) = 0 and beta_T alone is clipped at
+    `beta_max` (the papers bound abar_T from below, by 1e-9).
+    """
+    if not (start < end and tau > 0):
+        raise InputError(f"sigmoid needs start < end and tau > 0, got {start}, {end} and {tau}")
+    t = np.arange(_steps(T) + 1)
+    S = np.tanh((start + (end - start) * (t / T)) / tau / 2) / 2  # less 1/2, which cancels
+    return _named(_clipped(S[-1] - S, beta_max))
+
+
+def quadratic(
+    T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012, scale: str = "none"
+) -> Schedule:
+    """sqrt(beta_t) rises linearly: "scaled linear", also known as "quad".
+
+    With these end points it is the schedule of latent diffusion (Rombach et al. 2022), at whose
+    end abar_T = 0.0047: see `zero_terminal_snr`. `scale` as in `linear`.
+    """
+    if not (beta_1 > 0 and beta_T > 0):
+        raise InputError(f"every beta must lie in (0, 1), got end points {beta_1} and {beta_T}")
+    return _named(_of_betas(np.linspace(beta_1**0.5, beta_T**0.5, _steps(T)) ** 2, scale))
+
+
+def constant(T: int = 1000, beta: float = 0.01, scale: str = "none") -> Schedule:
+    """beta_t = beta, so abar_t = (1 - beta)^t: one that Ho et al. 2020, appendix B, tried.
+
+    With T it goes to 0; with ``scale="reference"`` (see `linear`) to exp(-1000 beta).
+    """
+    return _named(_of_betas(np.full(_steps(T), float(beta)), scale))
+
+
+def karras(
+    T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Schedule:
+    """The schedule whose noise levels sigma_1, ..., sigma_T are the T of `karras_sigmas`."""
+    levels = karras_sigmas(_steps(T), sigma_min, sigma_max, rho)
+    return _named(Schedule.from_sigmas(levels[-2::-1]))
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0
+) -> NDArray[np.float64]:
+    """sigma_i = (sigma_max^(1/rho) + i/(S-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, then 0.
+
+    Karras et al. 2022, eq. 5: i = 0, ..., S - 1 for S = `steps`. The levels that a sampler's
+    option ``sigmas`` takes; the larger rho, the closer they are where there is little noise
+    (rho = 1 spaces them evenly, infinity would space their logarithms so).
+
+    Returns
+    -------
+    float64 array of shape (steps + 1,), strictly decreasing from sigma_max (to sigma_min, if
+    there is more than one step) to 0.
+    """
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise InputError(f"0 < sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}")
+    if not rho > 0:
+        raise InputError(f"rho must be > 0, got {rho}")
+    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), _steps(steps, "steps"))
+    levels = np.append(roots**rho, 0.0)
+    levels[0] = sigma_max  # not a rounding above it, which a schedule might not reach
+    return levels
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """`schedule` with sqrt(abar) shifted and stretched so that abar_T = 0 and abar_1 stays.
+
+    sqrt(abar_t)' = (sqrt(abar_t) - sqrt(abar_T)) sqrt(abar_1) / (sqrt(abar_1) - sqrt(abar_T))
+    (Lin et al. 2024, Algorithm 1). Training then knows the pure noise that sampling starts from.
+    What cannot be asked of a model of eps at T any more, a model of v can: see `Schedule`.
+
+    Raises
+    ------
+    InputError
+        If T = 1: the first abar is then the last.
+    """
+    if schedule.T < 2:
+        raise InputError("a schedule of T = 1 cannot keep its first abar and lose its last")
+    root = np.sqrt(schedule.abar[1:])
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return Schedule.from_abar(root**2)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "quadratic": quadratic,
+    "constant": constant,
+    "karras": karras,
+}
 
 
 def make(name: str, T: int = 1000, **options: Any) -> Schedule:
@@ -161,7 +327,42 @@ def check_t(schedule: Schedule, t: Any, *, first: int = 1) -> Any:
     return int(values) if values.ndim == 0 else values.astype(np.int64)
 
 
-def _steps(T: int) -> int:
+def _named(schedule: Schedule) -> Schedule:
+    """`schedule`, with a warning if it does not end in noise: its name lets nobody expect that."""
+    bits = prior_bits(schedule)
+    if bits > 0.1:
+        warnings.warn(
+            f"the prior term is {bits:.3g} bits for an image of 3072 values +-1: at T = "
+            f"{schedule.T} this schedule keeps abar_T = {schedule.abar[-1]:.2g} of the signal, "
+            "and a sampler that starts from noise has none of it; use more steps, larger betas, "
+            "scale='reference', or zero_terminal_snr",
+            PriorWarning,
+            stacklevel=3,  # where the named schedule is called
+        )
+    return schedule
+
+
+def _of_betas(betas: NDArray[np.float64], scale: str) -> Schedule:
+    """The schedule of these betas times the `scale`, all of them below 1."""
+    T = len(betas)
+    factor = lookup({"none": 1.0, "reference": REFERENCE_T / T}, scale, "scale")
+    betas = betas * factor
+    if betas[-1] >= 1:
+        raise InputError(
+            f"every beta must lie in (0, 1), but beta_{T} = {betas[-1]}"
+            + (f" after scaling by {factor:g}: use more steps" if factor > 1 else "")
+        )
+    return Schedule.from_betas(betas)
+
+
+def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
+    """The schedule of abar_t = f(t) / f(0), its betas clipped at `beta_max`."""
+    if not np.all(np.diff(f) < 0):
+        raise InputError("abar must decrease from each step to the next; with these options it is flat")
+    return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))
+
+
+def _steps(T: int, name: str = "T, the number of steps,") -> int:
     if not isinstance(T, int | np.integer) or isinstance(T, bool) or T < 1:
-        raise InputError(f"T, the number of steps, must be a whole number >= 1, got {T!r}")
+        raise InputError(f"{name} must be a whole number >= 1, got {T!r}")
     return int(T)

@@ -142,7 +142,7 @@ def test_repr_says_what_matters():
         (lambda: Schedule(np.array([0.1, 0.2])), "Schedule.from_betas takes"),
         (lambda: Schedule.from_abar([0.5, 0.6]), "beta_2"),
         (lambda: Schedule.from_abar([1.0, 0.6]), r"beta_1 = 0\.0"),
-        (lambda: Schedule.from_abar([0.5, 0.0]), "abar must be one-dimensional"),
+        (lambda: Schedule.from_abar([0.0, 0.5]), "abar must be one-dimensional"),
         (lambda: Schedule.from_abar([0.5, np.nan]), "abar must be one-dimensional"),
     ],
 )
