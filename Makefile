@@ -29,9 +29,9 @@ test: $(VENV)/.has-test  ## run all unit tests, then every chapter
 	$(PY) -m pytest -p no:nbval $(ARGS) tests
 	$(PY) -m pytest --nbval $(ARGS) chapters
 
-# Without PyTorch these tests skip themselves, so its absence must be an error here.
-parity: $(VENV)/.has-parity  ## compare every op and the network with PyTorch
-	@$(PY) -c 'import torch; print("PyTorch", torch.__version__)'
+# Without PyTorch and diffusers these tests skip themselves, so their absence must be an error here.
+parity: $(VENV)/.has-parity  ## compare ops and network with PyTorch, samplers with diffusers
+	@$(PY) -c 'from importlib.metadata import version as v; print("PyTorch", v("torch"), "diffusers", v("diffusers"))'
 	$(PY) -m pytest -p no:nbval $(ARGS) tests/parity
 
 lint: $(VENV)/.has-lint  ## check style (ruff) and types (mypy)
