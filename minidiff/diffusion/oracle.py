@@ -553,7 +553,7 @@ def _principal(
     """Axes (K, d, d), or None if all are alike, and the variances along them, (K, d) or (K, 1)."""
     flipped = covariances.T if covariances.ndim == 1 else covariances.transpose(0, 2, 1)
     finite = np.isfinite(covariances).all()
-    rounding = 1e-12 * np.abs(covariances).max(initial=0)
+    rounding = 1e-12 * np.max(np.abs(covariances), initial=0)
     if not (finite and np.allclose(covariances, flipped, rtol=1e-10, atol=rounding)):
         raise InputError("a covariance must be symmetric and finite")
     if covariances.ndim == 1:
