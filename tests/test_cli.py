@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import minidiff
-from minidiff.cli import main
+from minidiff.cli import _one_line_warnings, main
+from minidiff.diffusion import schedules
+from minidiff.diffusion.schedules import SCHEDULES
 from minidiff.training import Run, Trainer, metrics
 from tests.training.tiny import TINY, tiny, write_tiny
 
@@ -198,6 +201,33 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert minidiff.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_trains_and_stands_in_the_help(tmp_path, capsys, name):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    listed = capsys.readouterr().out.split("schedule is one of")[1].replace(",", " ").split()
+    assert name in listed[: len(SCHEDULES)]
+    run = str(tmp_path / "run")
+    settings = ["--set", f"schedule={name}", "--set", "T=100"]
+    assert main(["train", write_tiny(tmp_path), "--out", run, "--steps", "1", *settings]) == 0
+    assert main(["sample", run, "--n", "2", "--class", "3", "--steps", "2"]) == 0
+
+
+def test_a_schedule_that_does_not_end_in_noise_is_told_of_once(tmp_path, capsys):
+    settings = ["--set", "schedule=linear", "--set", "T=50"]
+    recipe, out = write_tiny(tmp_path), str(tmp_path / "run")
+    assert main(["train", recipe, "--out", out, *settings, "--steps", "1"]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert line.startswith("minidiff: warning: the prior term is ") and "T = 50 " in line
+
+    with pytest.warns(UserWarning, match="of another kind"), _one_line_warnings():
+        for T in (50, 50, 60, 50):
+            schedules.linear(T)
+        warnings.warn("of another kind", stacklevel=1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "T = 50 " in first and "T = 60 " in second
 
 
 def test_help_loads_no_library():

@@ -1,8 +1,9 @@
 """The command line: ``minidiff demo``, ``minidiff train``, ``minidiff sample``.
 
 A mistake is one line on standard error and exit code 2; a stop by Ctrl-C or SIGTERM is 128 and
-the number of the signal. What the commands do is in `minidiff.cli.commands`, which is imported
-once the arguments are read, so that help and most errors come at once.
+the number of the signal. A schedule that does not end in noise is one line too, and no mistake.
+What the commands do is in `minidiff.cli.commands`, which is imported once the arguments are read,
+so that help and most errors come at once.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 from minidiff.cli.arguments import make_parser
-from minidiff.errors import InputError
+from minidiff.errors import InputError, PriorWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from minidiff.cli import commands
 
-        return commands.COMMANDS[name](**arguments)
+        with _one_line_warnings():
+            return commands.COMMANDS[name](**arguments)
     except KeyboardInterrupt:
         print("\nminidiff: stopped", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -43,3 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"not enough memory; a smaller batch or network needs less ({error})"
     print("minidiff: error:", " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Within it a `PriorWarning` is one line on standard error, however often it comes."""
+    seen: set[str] = set()
+
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
+            if not issubclass(category, PriorWarning):
+                others(message, category, filename, lineno, file, line)
+            elif str(message) not in seen:
+                seen.add(str(message))
+                print("minidiff: warning:", " ".join(str(message).split()), file=sys.stderr)
+
+        warnings.simplefilter("always", PriorWarning)
+        warnings.showwarning = show
+        yield

@@ -77,6 +77,7 @@ Ctrl-C finishes the step and saves. --resume goes on, to the same bits as withou
 examples:
   minidiff train digits8 --out runs/a
   minidiff train digits8 --out runs/b --set lr=1e-3 --set unet.channels=24 --steps 3000
+  minidiff train digits8 --out runs/s --set schedule=sigmoid
   minidiff train my.toml --out runs/c
   minidiff train --resume --out runs/c                  after a stop or a crash
   minidiff train --resume --out runs/c --steps 5000     further than it was meant to go""",
@@ -91,7 +92,8 @@ examples:
         default=[],
         dest="settings",
         metavar="KEY=VALUE",
-        help="change a setting, as lr=1e-3 or unet.multipliers=[1,2,2]; may be repeated",
+        help="change a setting, as lr=1e-3 or unet.multipliers=[1,2,2]; may be repeated. The noise "
+        "schedule is one of linear, cosine, sigmoid, quadratic, constant, karras",
     )
 
 
@@ -107,6 +109,7 @@ examples:
   minidiff sample runs/demo                             ten of each class
   minidiff sample runs/demo --class 3 8 --n 40 --w 3    threes and eights, stronger guidance
   minidiff sample runs/demo --steps 10                  quicker, coarser
+  minidiff sample runs/demo --sampler dpmpp_2m --steps 10
   minidiff sample runs/demo --sampler ddpm --steps 1000
   minidiff sample runs/demo --n 1000 --npz digits.npz   images uint8 (N, H, W, C), labels int64""",
     )
@@ -126,10 +129,11 @@ examples:
         "--sampler",
         default="ddim",
         metavar="NAME",
-        help="ddim, or ddpm: with noise in every step (%(default)s)",
+        help="without noise: ddim, euler, pndm, plms, dpmpp_2m, rk2 (Heun), edm; with noise in "
+        "every step: ddpm, euler_ancestral, annealed_langevin, predictor_corrector (%(default)s)",
     )
     sample.add_argument(
-        "--steps", type=int, default=100, metavar="N", help="evaluations, up to T (%(default)s)"
+        "--steps", type=int, default=100, metavar="N", help="up to T (%(default)s)"
     )
     sample.add_argument(
         "--eta", type=float, metavar="E", help="noise of ddim: 0 none (default), 1 as much as ddpm"

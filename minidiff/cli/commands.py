@@ -253,7 +253,7 @@ def _draw(
 ) -> np.ndarray:
     """The images of `sampling.draw` for a run with the config `c`, with a bar."""
     started = time.perf_counter()
-    steps = sampling.evaluations(n, steps=options["steps"], batch=options["batch"])
+    steps = sampling.total_steps(n, steps=options["steps"], batch=options["batch"])
     with Bar("draw", steps) as bar:
 
         def show(rows: slice, state: State) -> None:

@@ -4,6 +4,9 @@ Given x_t, each of them determines the others. `convert` goes from any to any by
 (x0, eps), and takes v straight to both: near t = T one of them is poorly conditioned given the
 other (x0 from eps divides by sqrt(abar_t)), but never given v.
 
+Where a schedule keeps no signal at all (abar_T = 0, see `schedules.zero_terminal_snr`), nothing at
+t = T can be had from eps or a score by way of x0, and that is refused; v and x0 still give all.
+
 In all signatures `xt` is an array of shape (N, ...), `t` an int or an int array of shape (N,) with
 1 <= t <= T, and the quantity that is converted an array like `xt`; so is the result.
 """
@@ -26,6 +29,7 @@ Clip = tuple[float, float] | Callable[[Array], Array] | None
 
 def x0_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
     """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) (Ho et al. 2020, eq. 15)."""
+    _check_signal(schedule, t, "eps says nothing of x_0; predict v, which does")
     signal, noise = _scales(schedule, xt, t)
     return (xt - noise * eps) / signal
 
@@ -81,9 +85,26 @@ def mu_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
 
     The line of Algorithm 2. It equals `mu_from_x0` of `x0_from_eps`, where x0 could be clipped.
     """
+    _check_signal(schedule, t, "eps says nothing of mu; predict v, which does")
     t = check_t(schedule, t)
     beta, alpha, abar = schedule.beta[t], schedule.alpha[t], schedule.abar[t]
     return (xt - per_image(beta / np.sqrt(1 - abar), xt) * eps) / per_image(np.sqrt(alpha), xt)
+
+
+def ve_from_vp(schedule: Schedule, xt: Array, t: Any) -> Array:
+    """x_t / sqrt(abar_t) = x_0 + sigma_t n: x_t as the variance-exploding process has it.
+
+    sigma_t is ``schedule.sigma[t]`` and n standard normal (Song et al. 2021, eq. 8 with sigma_0 =
+    0); `schedules.Schedule.from_sigmas` goes back from the sigmas to the schedule.
+    """
+    _check_signal(schedule, t, "sigma_t is infinite")
+    return xt / _scales(schedule, xt, t)[0]
+
+
+def vp_from_ve(schedule: Schedule, x: Array, t: Any) -> Array:
+    """x_t = sqrt(abar_t) x, from x = x_0 + sigma_t n: undoes `ve_from_vp`."""
+    _check_signal(schedule, t, "sigma_t is infinite")
+    return _scales(schedule, x, t)[0] * x
 
 
 def _pair_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> tuple[Array, Array]:
@@ -136,6 +157,37 @@ def denoised(
     return x0, eps_from_x0(schedule, xt, t, x0)
 
 
+def dynamic_threshold(x0: Array, *, quantile: float = 0.995) -> Array:
+    """x_0 clipped to [-s, s] and divided by s, with s = max(1, q) for each image by itself.
+
+    q is the `quantile` of the |values| of that image (Saharia et al. 2022, section 2.3, where s is
+    the "dynamic threshold"). An image within [-1, 1] stays as it is; one that strong guidance has
+    driven out of it comes back with fewer of its values saturated than by clipping.
+
+    Use it as any sampler's ``clip``: ``clip=dynamic_threshold``, or a `functools.partial` of it
+    with another quantile; eps is then computed again from the result (see `denoised`).
+
+    Parameters
+    ----------
+    x0 : array of shape (N, ...)
+    quantile : float in (0, 1]
+        Between two values it is interpolated linearly. 1 is the largest |value|.
+    """
+    if not 0 < quantile <= 1:
+        raise InputError(f"quantile must lie in (0, 1], got {quantile}")
+    xp = backend.array_module(x0)
+    flat = x0.reshape(len(x0), -1)
+    ordered = xp.sort(xp.abs(flat), axis=1)
+    # Not xp.quantile: CuPy's checks its argument on the device, and computes in float64.
+    place = quantile * (flat.shape[1] - 1)
+    k = int(place)
+    q = ordered[:, k]
+    if place > k:
+        q = q + (place - k) * (ordered[:, k + 1] - q)
+    s = xp.maximum(q, 1)[:, None]
+    return (xp.clip(flat, -s, s) / s).reshape(x0.shape)
+
+
 def check_clip(clip: Any) -> Any:
     """`clip`, if it is None, a pair of floats (low, high) with low < high, or a function."""
     if clip is None or callable(clip):
@@ -149,6 +201,14 @@ def check_clip(clip: Any) -> Any:
             f"clip must be None, a pair (low, high) such as (-1, 1), or a function, got {clip!r}"
         )
     return low, high
+
+
+def _check_signal(schedule: Schedule, t: Any, consequence: str) -> None:
+    """Refuse a time at which nothing is left of the signal."""
+    if schedule.abar[-1] == 0 and np.any(check_t(schedule, t) == schedule.T):
+        raise InputError(
+            f"at t = T = {schedule.T} this schedule keeps no signal (abar_T = 0), so {consequence}"
+        )
 
 
 def _scales(schedule: Schedule, x: Array, t: Any) -> tuple[Any, Any]:

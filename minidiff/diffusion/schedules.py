@@ -137,7 +137,7 @@ class Schedule:
 
     @property
     def log_snr(self) -> NDArray[np.float64]:
-        """Natural logarithm of `snr`, shape (T + 1,); infinite at t = 0, -infinite if abar_T = 0."""
+        """Natural logarithm of `snr`, shape (T + 1,); infinite at t = 0 (and where snr is 0)."""
         with np.errstate(divide="ignore"):
             return np.log(self.snr)
 
@@ -358,7 +358,9 @@ def _of_betas(betas: NDArray[np.float64], scale: str) -> Schedule:
 def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
     """The schedule of abar_t = f(t) / f(0), its betas clipped at `beta_max`."""
     if not np.all(np.diff(f) < 0):
-        raise InputError("abar must decrease from each step to the next; with these options it is flat")
+        raise InputError(
+            "abar must decrease from each step to the next; with these options it is flat"
+        )
     return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))
 
 

@@ -29,10 +29,21 @@ def linspace(T: int, steps: int) -> NDArray[np.floating]:
     return np.linspace(T, 1, steps)
 
 
+def quadratic(T: int, steps: int) -> NDArray[np.floating]:
+    """T, T ((S-1)/S)^2, ..., T (1/S)^2: the closer together, the less noise (DDIM, appendix D.2).
+
+    Where that would visit a time twice (the i-th from the end is below i), it is i. DDIM's code
+    starts at 0.8 T; here the first time is T.
+    """
+    i = np.arange(steps, 0, -1)
+    return np.maximum(T * i**2 / steps**2, i)
+
+
 SPACINGS: dict[str, Callable[[int, int], NDArray[np.floating]]] = {
     "trailing": trailing,
     "leading": leading,
     "linspace": linspace,
+    "quadratic": quadratic,
 }
 
 
@@ -44,8 +55,9 @@ def subset(T: int, steps: int, spacing: str = "trailing") -> NDArray[np.int64]:
     T : int
         Steps of the forward process.
     steps : int, 1 <= steps <= T
-    spacing : "trailing", "leading" or "linspace"
-        See Lin et al. 2024 (arXiv:2305.08891), table 2. All but "leading" start at T.
+    spacing : "trailing", "leading", "linspace" or "quadratic"
+        The first three are in Lin et al. 2024 (arXiv:2305.08891), table 2. All but "leading" start
+        at T.
 
     Returns
     -------
