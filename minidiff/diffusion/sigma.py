@@ -29,16 +29,23 @@ SigmaDenoiser = Callable[[Array, float], Array]
 """x0 = D(x, sigma): the clean image in x = x_0 + sigma n, for one sigma > 0 and all images."""
 
 
-def sigma_of(schedule: Schedule, t: Any) -> NDArray[np.float64]:
-    """sigma_t = sqrt((1 - abar_t) / abar_t) for real times 0 <= t <= T; exact at integers.
+def finite_levels(schedule: Schedule) -> NDArray[np.float64]:
+    """``schedule.sigma`` without an infinite sigma_T: shape (T + 1,), or (T,) if abar_T = 0."""
+    return schedule.sigma[: schedule.T + bool(np.isfinite(schedule.sigma[-1]))]
 
-    Float64, of the shape of `t`. Between integers it is interpolated as described above.
+
+def sigma_of(schedule: Schedule, t: Any) -> NDArray[np.float64]:
+    """``schedule.sigma[t]`` for real times 0 <= t <= T, interpolated as described above.
+
+    Float64, of the shape of `t`. Where abar_T = 0, t = T is refused: sigma_T is infinite.
     """
     t = np.asarray(t, dtype=np.float64)
-    if not np.all((t >= 0) & (t <= schedule.T)):  # NaN is refused too
-        raise InputError(f"t must lie in 0..{schedule.T}, got {t.min()}..{t.max()}")
-    known = _sigmas(schedule)
-    between = np.exp(np.interp(t, np.arange(1, schedule.T + 1), np.log(known[1:])))
+    known = finite_levels(schedule)
+    last = len(known) - 1
+    if not np.all((t >= 0) & (t <= last)):  # NaN is refused too
+        why = "" if last == schedule.T else " (x_T is pure noise, of infinite sigma)"
+        raise InputError(f"t must lie in 0..{last}{why}, got {t.min()}..{t.max()}")
+    between = np.exp(np.interp(t, np.arange(1, last + 1), np.log(known[1:])))
     index = np.round(t).astype(np.int64)
     return np.where(t == index, known[index], np.where(t < 1, t * known[1], between))
 
@@ -49,14 +56,14 @@ def t_of(schedule: Schedule, sigma: Any) -> NDArray[np.float64]:
     Float64, of the shape of `sigma`; a time within rounding of an integer is that integer.
     """
     sigma = np.asarray(sigma, dtype=np.float64)
-    known = _sigmas(schedule)
+    known = finite_levels(schedule)
     if not np.all((sigma >= 0) & (sigma <= known[-1] * (1 + 1e-9))):
         raise InputError(
             f"sigma must lie in 0..{known[-1]:.6g}, the levels of this schedule, "
             f"got {sigma.min():.6g}..{sigma.max():.6g}"
         )
     log_sigma = np.log(np.maximum(sigma, known[1]))
-    t = np.interp(log_sigma, np.log(known[1:]), np.arange(1, schedule.T + 1))
+    t = np.interp(log_sigma, np.log(known[1:]), np.arange(1, len(known)))
     t = np.where(sigma < known[1], sigma / known[1], t)
     return np.where(np.abs(t - np.round(t)) < 1e-8, np.round(t), t)
 
@@ -116,8 +123,3 @@ def levels(
         raise InputError(f"sigmas must be two or more that decrease strictly to 0, got {sigmas!r}")
     real: list[float] = t_of(schedule, values).tolist()
     return [int(t) if t.is_integer() else t for t in real], values.tolist()
-
-
-def _sigmas(schedule: Schedule) -> NDArray[np.float64]:
-    """sigma_t for t = 0, ..., T."""
-    return np.sqrt((1 - schedule.abar) / schedule.abar)

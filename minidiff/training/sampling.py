@@ -78,7 +78,7 @@ def sample(
     schedule : of the run that trained it
     n : how many images
     labels : int (n,), the class of each; None for a model without classes
-    sampler : "ddpm" or "ddim"
+    sampler : its name, see `samplers`
     w : guidance weight, see `guidance.classifier_free`; 0 for none
     seed : of the noise
     batch : how many images are drawn at a time
@@ -131,6 +131,6 @@ def draw(
     return np.concatenate(finished)
 
 
-def evaluations(n: int, *, steps: int, batch: int) -> int:
-    """How often `sample` asks the denoiser: once for each step of each batch."""
+def total_steps(n: int, *, steps: int, batch: int) -> int:
+    """How many steps `sample` takes, over all batches; `samplers.nfe` says what each batch costs."""
     return math.ceil(n / max(1, batch)) * steps

@@ -60,7 +60,7 @@ def test_exact_value_on_a_gaussian(data):
 
 
 def equal_in_sigma(T):
-    return Schedule.from_abar(1 / (1 + (4 * np.arange(1, T + 1) / T) ** 2))
+    return Schedule.from_sigmas(4 * np.arange(1, T + 1) / T)
 
 
 def test_the_way_there_and_back_is_exact_to_first_order():

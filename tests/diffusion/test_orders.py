@@ -18,7 +18,7 @@ T = 6 * STEPS[-1]  # halves and thirds of every step are whole times
 
 def equal_in_sigma(highest=4.0):
     """A schedule whose sigma_t is a multiple of t."""
-    return Schedule.from_abar(1 / (1 + (highest * np.arange(1, T + 1) / T) ** 2))
+    return Schedule.from_sigmas(highest * np.arange(1, T + 1) / T)
 
 
 SCHEDULES = {"sigma": equal_in_sigma(), "linear": schedules.linear(T, 0.1 / T, 10 / T)}

@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minidiff.diffusion import schedules
 from minidiff.diffusion.oracle import Gaussian
+from minidiff.diffusion.samplers import edm, euler, final
 from minidiff.diffusion.sigma import eps_denoiser, levels, sigma_denoiser, sigma_of, t_of
 from minidiff.errors import InputError
 from tests import strategies
@@ -105,6 +106,20 @@ def test_levels_of_steps_and_of_sigmas():
     assert 0 < times[1] < 500
     assert isinstance(times[1], float)
     assert sigmas == given_
+
+
+def test_a_schedule_that_ends_in_pure_noise_is_known_up_to_the_time_before():
+    schedule = schedules.zero_terminal_snr(LINEAR)
+    assert sigma_of(schedule, 999) == schedule.sigma[999]
+    assert t_of(schedule, schedule.sigma[999]) == 999
+    for call in (
+        lambda: sigma_of(schedule, 999.5),
+        lambda: euler(everywhere(MIXTURE, schedule), schedule, np.ones((2, 2)), steps=10),
+    ):
+        with pytest.raises(InputError, match=r"0\.\.999 \(x_T is pure noise, of infinite sigma\)"):
+            call()
+    x = final(edm(everywhere(MIXTURE, schedule), schedule, np.ones((2, 2)), steps=[999, 500, 0]))
+    assert np.isfinite(x).all()
 
 
 @pytest.mark.parametrize(

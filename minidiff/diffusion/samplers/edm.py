@@ -12,7 +12,7 @@ from minidiff.diffusion.parameterizations import Clip
 from minidiff.diffusion.samplers.base import State, check_rng, descend
 from minidiff.diffusion.samplers.rk2 import step as rk2_step
 from minidiff.diffusion.schedules import Schedule
-from minidiff.diffusion.sigma import SigmaDenoiser, levels, sigma_of
+from minidiff.diffusion.sigma import SigmaDenoiser, finite_levels, levels
 from minidiff.errors import InputError
 
 
@@ -57,7 +57,7 @@ def edm(
         check_rng(rng, f"s_churn = {s_churn} adds noise")
     n = len(levels(schedule, steps, spacing, sigmas)[0]) - 1
     gamma = min(s_churn / n, math.sqrt(2) - 1)
-    highest = float(sigma_of(schedule, schedule.T))
+    highest = float(finite_levels(schedule)[-1])
 
     def step(D: SigmaDenoiser, x: Array, sigma: float, lower: float) -> tuple[Array, Array]:
         raised = min((1 + gamma) * sigma, highest) if s_tmin <= sigma <= s_tmax else sigma
