@@ -5,6 +5,7 @@ From the bottom up:
 - `schedules`, `process`: the betas, and the Gaussians q that follow from them
 - `parameterizations`: eps, x0, v, score and mu, from any to any
 - `objectives`: what a model is trained on
+- `sigma`: the same process and denoisers with the noise level for time
 - `denoiser`: the interface of a trained model; `oracle`: exact ones for data known in closed form
 - `timesteps`, `samplers`, `guidance`: from noise to images
 - `exact`: mean and covariance of what a sampler generates, without a draw
