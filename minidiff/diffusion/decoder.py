@@ -79,8 +79,8 @@ def check_on_levels(x0: Array, levels: int) -> None:
     """Refuse data that are not on the levels; their bits would mean nothing. Waits for a device."""
     xp = backend.array_module(x0)
     steps = (x0 + 1) * (0.5 * (check_levels(levels) - 1))
-    off = float(xp.abs(steps - xp.rint(steps)).max()) if x0.size else 0.0
-    if not off < 0.01 or not float(xp.abs(x0).max()) < 1 + 1e-4:
+    off = xp.abs(steps - xp.rint(steps))
+    if x0.size and not (float(off.max()) < 0.01 and float(xp.abs(x0).max()) < 1 + 1e-4):
         raise InputError(
             f"x0 must hold the {levels} evenly spaced values from -1 to 1; for other data pass "
             "their number as levels, or levels=None for continuous data"

@@ -42,9 +42,15 @@ def kl_normal_nats(mean: Any, variance: Any, other_mean: Any, other_variance: An
     Parameters
     ----------
     mean, variance, other_mean, other_variance : floats or arrays that broadcast
-        Variances are > 0 (if v were 0, the KL would be infinite).
+        Variances are > 0. If v is 0 the KL is infinite: of floats that is refused.
     """
     xp = backend.array_module(mean, variance, other_mean, other_variance)
+    for v in (variance, other_variance):
+        if isinstance(v, float) and not 0 < v < math.inf:
+            raise InputError(
+                f"a variance must be positive, got {v}; at t = 1 the posterior's is 0, and the "
+                "decoder takes the place of a KL"
+            )
     r_1 = (variance - other_variance) / other_variance
     log_r = math.log1p(r_1) if isinstance(r_1, float) else xp.log1p(r_1)
     off = mean - other_mean

@@ -54,6 +54,23 @@ def test_the_loss_is_the_mean_of_squares_and_reaches_the_parameters(schedule, se
     assert seen[0][2] is labels
 
 
+def test_both_forms_of_the_loss_are_one():
+    """|eps - eps_theta(x_t, t)|^2 and with x_t written out, to the bit."""
+    schedule = schedules.linear()
+    x0, eps = np.random.default_rng(0).standard_normal((2, 4, 3))
+    t = np.array([1, 20, 300, 1000])
+    abar = schedule.abar[t][:, None]
+
+    def model(xt, t):
+        return np.tanh(xt) * 0.5
+
+    got = objectives.simple(model, schedule, x0, t, eps).item()
+    written_out = model(np.sqrt(abar) * x0 + np.sqrt(1 - abar) * eps, t)
+    assert got == ops.mse(written_out, eps).item()
+    error = objectives.squared_error(model, schedule, x0, t, eps)
+    assert_allclose(objectives.mean(error).item(), got, rtol=1e-14)
+
+
 def test_float32_stays_float32():
     x0, eps = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
     seen = []
