@@ -300,7 +300,10 @@ def _integrate(
 
     def slopes(u: float, y: np.ndarray) -> np.ndarray:
         change = slope(unpack(y)[0], math.exp(u))
-        return pack(*change) if extra is not None else pack(change, np.zeros(0))
+        dy = pack(*change) if extra is not None else pack(change, np.zeros(0))
+        if not np.isfinite(dy).all():  # SciPy would look for a step small enough for ever
+            raise InputError(f"the denoiser gave a value that is not finite at sigma {math.exp(u)}")
+        return dy
 
     first, last = math.log(sigma), math.log(to)
     solution = solve_ivp(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidiff import backend
+from minidiff.autograd import Tensor
 from minidiff.diffusion.arrays import Array, per_image
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.schedules import Schedule, check_t
@@ -446,6 +447,8 @@ class Noised:
 
     def _flat(self, x: Array) -> Array:
         """`x` as (N, d), if it has the shape of the data."""
+        if isinstance(x, Tensor):
+            raise InputError("the analytic models take arrays, not Tensors: no gradient runs here")
         if x.shape[1:] != self.mixture.shape or not x.ndim:
             shape = ", ".join(["N", *map(str, self.mixture.shape)])
             name = type(self.mixture).__name__
