@@ -30,9 +30,13 @@ def attention(
     if heads < 1 or c % heads:
         raise InputError(f"attention: {heads} heads do not divide {c} channels")
     if mask is not None:
-        if isinstance(mask, np.ndarray) and not mask.any(axis=-1).all():
+        host, mask = mask, xp.asarray(mask)
+        if mask.dtype.kind != "b":  # 0 and -inf to be added to the scores would mean the reverse
+            raise InputError(
+                f"attention: the mask is {mask.dtype}; it must be bool, True where a query may look"
+            )
+        if isinstance(host, np.ndarray) and not host.any(axis=-1).all():
             raise InputError("attention: the mask leaves a query without any key to look at")
-        mask = xp.asarray(mask)
 
     def split(x: Array) -> Array:  # (N, L, C) -> (N, heads, L, d)
         return x.reshape(n, -1, heads, c // heads).transpose(0, 2, 1, 3)

@@ -67,6 +67,8 @@ def conv2d(
 @op
 def upsample_nearest(xp: Any, x: Array, *, factor: int = 2) -> Result:
     """y[n, i, j] = x[n, i // f, j // f];  x_bar = the sum over each f x f block of g."""
+    if factor < 1:
+        raise InputError(f"upsample_nearest: factor must be at least 1, got {factor}")
     n, h, w, c = x.shape
     blocks = xp.broadcast_to(x[:, :, None, :, None], (n, h, factor, w, factor, c))
     return blocks.reshape(n, h * factor, w * factor, c), lambda g: (_block_sum(g, factor),)
@@ -80,23 +82,25 @@ def _block_sum(g: Array, f: int) -> Array:
     return total
 
 
-def _window_slices(x: Array, size: int, stride: int) -> tuple[list[Any], tuple[int, int]]:
-    """The index of x for each place in a window, and the number of windows (rows, columns)."""
+def _window_slices(x: Array, size: int, stride: int | None) -> list[Any]:
+    """The index of x for each place in a window; `stride` is `size` when None."""
+    stride = size if stride is None else stride
+    if size < 1 or stride < 1:
+        raise InputError(f"pooling wants a size and a stride of at least 1, got {size}, {stride}")
     rows, cols = ((n - size) // stride + 1 for n in x.shape[1:3])
     if rows < 1 or cols < 1:
         raise InputError(f"a pooling window of {size} does not fit images of shape {x.shape}")
-    places = [
+    return [
         (slice(None), slice(a, a + stride * rows, stride), slice(b, b + stride * cols, stride))
         for a in range(size)
         for b in range(size)
     ]
-    return places, (rows, cols)
 
 
 @op
 def avg_pool(xp: Any, x: Array, *, size: int = 2, stride: int | None = None) -> Result:
     """y = the mean of each size x size window; `stride` is `size` when None."""
-    places, _ = _window_slices(x, size, stride or size)
+    places = _window_slices(x, size, stride)
     y = x[places[0]] / len(places)
     for place in places[1:]:
         y += x[place] / len(places)
@@ -114,7 +118,7 @@ def avg_pool(xp: Any, x: Array, *, size: int = 2, stride: int | None = None) -> 
 @op
 def max_pool(xp: Any, x: Array, *, size: int = 2, stride: int | None = None) -> Result:
     """y = the maximum of each size x size window; the first of those that tie gets the gradient."""
-    places, _ = _window_slices(x, size, stride or size)
+    places = _window_slices(x, size, stride)
     y = x[places[0]]
     for place in places[1:]:
         y = xp.maximum(y, x[place])

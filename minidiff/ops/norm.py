@@ -11,6 +11,15 @@ from minidiff.errors import InputError
 Result = tuple[Array, VJP]
 
 
+def _check_channels(name: str, x: Array, gamma: Array, beta: Array) -> None:
+    """Refuse a scale or shift that is not one number a channel: it might broadcast, unseen."""
+    if gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
+        raise InputError(
+            f"{name}: gamma and beta must be {x.shape[-1:]} for x of shape {x.shape}, got "
+            f"{gamma.shape} and {beta.shape}"
+        )
+
+
 @op
 def group_norm(
     xp: Any, x: Array, gamma: Array, beta: Array, *, groups: int, eps: float = 1e-5
@@ -21,6 +30,7 @@ def group_norm(
     """
     if groups < 1 or x.shape[-1] % groups:
         raise InputError(f"group_norm: {groups} groups do not divide {x.shape[-1]} channels")
+    _check_channels("group_norm", x, gamma, beta)
     k = kernels.of(xp)
     y, m, r = k.group_norm(xp, x, gamma, beta, groups, eps)
     return y, lambda g: k.group_norm_grad(xp, g, x, m, r, gamma)
@@ -29,6 +39,7 @@ def group_norm(
 @op
 def layer_norm(xp: Any, x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> Result:
     """y = gamma (x - m) / sqrt(v + eps) + beta, m and v over the last axis. Ba et al. (2016)."""
+    _check_channels("layer_norm", x, gamma, beta)
     d = x - x.mean(axis=-1, keepdims=True)
     r = 1 / xp.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
     x_hat = d * r

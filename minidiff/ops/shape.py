@@ -44,9 +44,9 @@ def concat(xp: Any, *xs: Array, axis: int = -1) -> Result:
 
 def split(x: Tensor, sections: int, *, axis: int = -1) -> list[Tensor]:
     """`x` cut along `axis` into `sections` equal parts."""
-    n, rest = divmod(x.shape[axis], sections)
-    if rest:
+    if sections < 1 or x.shape[axis] % sections:
         raise InputError(f"axis {axis} of length {x.shape[axis]} has no {sections} equal parts")
+    n = x.shape[axis] // sections
     lead = (slice(None),) * (axis % x.ndim)
     return [getitem(x, (*lead, slice(i * n, (i + 1) * n))) for i in range(sections)]
 

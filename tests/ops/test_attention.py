@@ -149,6 +149,11 @@ def zeros(*shape):
             {"mask": np.array([[True, True, True], [False, False, False]])},
             "a query without any key",
         ),
+        (  # the mask of another library, to be added to the scores
+            (zeros(1, 2, 6), zeros(1, 3, 6), zeros(1, 3, 6)),
+            {"mask": np.array([0.0, 0.0, -np.inf])},
+            "the mask is float64; it must be bool",
+        ),
     ],
 )
 def test_impossible_calls_are_refused(arrays, options, message):

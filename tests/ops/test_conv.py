@@ -139,6 +139,9 @@ X, W = np.zeros((1, 4, 4, 2)), np.zeros((3, 3, 2, 5))
         (lambda: ops.conv2d(X[:, :2], W), r"a kernel of \(3, 3\) does not fit \(1, 2, 4, 2\)"),
         (lambda: ops.avg_pool(X, size=5), "window of 5 does not fit"),
         (lambda: ops.max_pool(X[:, :1]), r"window of 2 does not fit .* \(1, 1, 4, 2\)"),
+        (lambda: ops.avg_pool(X, size=0), "at least 1, got 0"),
+        (lambda: ops.max_pool(X, stride=0), "at least 1, got 2, 0"),
+        (lambda: ops.upsample_nearest(X, factor=0), "at least 1, got 0"),
     ],
 )  # fmt: skip
 def test_impossible_calls_are_refused(call, message):

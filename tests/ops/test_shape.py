@@ -61,8 +61,9 @@ def test_transposing_back(x, data):
 
 
 def test_split_into_unequal_parts_is_refused():
-    with pytest.raises(InputError, match="axis 1 of length 5 has no 2 equal parts"):
-        ops.split(Tensor(np.zeros((2, 5))), 2, axis=1)
+    for sections in (2, 0, -1):
+        with pytest.raises(InputError, match=f"axis 1 of length 5 has no {sections} equal parts"):
+            ops.split(Tensor(np.zeros((2, 5))), sections, axis=1)
 
 
 @given(seed=seeds)
