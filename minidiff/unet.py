@@ -318,6 +318,8 @@ class UNet(Module):
                 f"U-Net: expected images (N, {c.image_size}, {c.image_size}, {c.in_channels}), "
                 f"got {tuple(x.shape)}"
             )
+        if not len(x):
+            raise InputError("U-Net: a batch of no images; pass at least one")
         if x.dtype.kind != "f":
             raise InputError(f"U-Net: expected floating-point images in [-1, 1], got {x.dtype}")
         if np.shape(t) != (x.shape[0],):

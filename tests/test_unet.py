@@ -608,6 +608,7 @@ def test_configs_compare_and_hash_whatever_holds_their_numbers():
         ((images(2, 8, 3), T), ["(N, 8, 8, 1)", "(2, 8, 8, 3)"]),
         ((X[..., 0], T), ["(N, 8, 8, 1)", "(2, 8, 8)"]),
         ((X[0], T), ["(N, 8, 8, 1)", "(8, 8, 1)"]),
+        ((X[:0], T[:0]), ["no images"]),
         (((X * 9).astype(np.uint8), T), ["floating-point", "uint8"]),
         ((X, np.array([1])), ["2 time steps", "(1,)"]),
         ((X, 5), ["2 time steps", "()"]),

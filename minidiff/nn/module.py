@@ -34,8 +34,8 @@ class Flat:
 
 class Module:
     """Something with parameters. Attributes that are Parameters, Modules, or lists of Modules are
-    its parts, in the order in which they were assigned; names in `buffers` are arrays that are
-    saved with it but not trained.
+    its parts, in the order in which they were assigned; `buffer_names` names the attributes that
+    are arrays which are saved with it but not trained.
     """
 
     buffer_names: tuple[str, ...] = ()
