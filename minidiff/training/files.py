@@ -72,7 +72,7 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file; broken JSON is an InputError that names file and place."""
     try:
         return json.loads(Path(path).read_bytes().decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
 
 

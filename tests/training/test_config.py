@@ -64,6 +64,7 @@ def test_it_is_frozen(tmp_path):
         ({"T": 0}, "T is 0"),
         ({"T": 10**9}, "T is 1000000000"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 10**19}, "from 1 to 1000000"),
         ({"warmup": -1}, "0 or more"),
         ({"ema_decay": 1}, "from 0 to below 1"),
         ({"p_uncond": 1.1}, "from 0 to 1"),
@@ -114,7 +115,9 @@ def test_an_unknown_recipe_lists_the_known():
         read("digit")
 
 
-@pytest.mark.parametrize("content", [b"lr = ", b"\xff\xfe", b"lr = 1\nlr = 2"])
+@pytest.mark.parametrize(
+    "content", [b"lr = ", b"\xff\xfe", b"lr = 1\nlr = 2", b"a = " + b"[" * 10**5]
+)
 def test_broken_toml_names_the_file(tmp_path, content):
     path = tmp_path / "a.toml"
     path.write_bytes(content)

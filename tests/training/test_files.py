@@ -97,7 +97,7 @@ def test_json(tmp_path):
     assert read_json(tmp_path / "a.json") == value
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10**5])
 def test_broken_json_names_the_file(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_bytes(content)
