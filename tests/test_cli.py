@@ -340,6 +340,32 @@ def test_the_default_name_tells_what_it_is(tmp_path, trained):
     new.unlink()
 
 
+def test_a_short_schedule_is_sampled_in_all_its_steps(trained):
+    """This run has T = 20, and 100 steps would be refused: what is advised must work as it is."""
+    before = set(contents(trained))
+    assert main(["sample", str(trained), "--n", "2", "--class", "3", "3"]) == 0
+    (new,) = set(contents(trained)) - before
+    assert new.name == "ddim-steps20-w1-n2-class3-seed0.png"
+    new.unlink()
+
+
+def test_guidance_that_overflows_is_told_in_one_line(tmp_path, trained, capsys):
+    """Without the RuntimeWarnings of the way there, which would be errors here."""
+    out = tmp_path / "a.png"
+    assert main(["sample", str(trained), "--n", "2", "--w", "1e300", "--out", str(out)]) == 2
+    assert "not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_permission_is_refused_before_anything_is_drawn(
+    tmp_path, trained, monkeypatch, capsys
+):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    assert main(["sample", str(trained), "--out", str(tmp_path / "a.png")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path} may not be written into" in line
+
+
 def test_an_interrupted_sample_leaves_nothing(tmp_path, trained, monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt

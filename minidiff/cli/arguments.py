@@ -133,7 +133,7 @@ examples:
         "every step: ddpm, euler_ancestral, annealed_langevin, predictor_corrector (%(default)s)",
     )
     sample.add_argument(
-        "--steps", type=int, default=100, metavar="N", help="up to T (%(default)s)"
+        "--steps", type=int, metavar="N", help="at most T, those of the run (100, or T if fewer)"
     )
     sample.add_argument(
         "--eta", type=float, metavar="E", help="noise of ddim: 0 none (default), 1 as much as ddpm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -113,7 +114,7 @@ def sample(
     chosen = _class_numbers(classes, names) if conditional else []
     n = n if n is not None else 10 * max(1, len(chosen))
     w = w if w is not None else float(conditional)
-    options = _given(**options)
+    options = {"steps": min(100, from_run.config.T)} | _given(**options)
 
     name = _picture_name(n=n, classes=classes, w=w, weights=weights, **options)
     picture = Path(out) if out is not None else from_run.folder / "samples" / name
@@ -168,7 +169,7 @@ def _picture_name(
 ) -> str:  # fmt: skip
     """A name that tells how the images were drawn, such as ddim-steps100-w1-n100-seed0.png."""
     parts = [sampler, f"steps{steps}", f"eta{eta:g}" if eta else "", f"w{w:g}", f"n{n}"]
-    parts += [f"class{'+'.join(classes)}" if classes else "", f"seed{seed}"]
+    parts += [f"class{'+'.join(dict.fromkeys(classes))}" if classes else "", f"seed{seed}"]
     parts += [weights if weights != "ema" else ""]
     return "-".join(part for part in parts if part) + ".png"
 
@@ -181,6 +182,8 @@ def _check_output(path: Path, suffix: str, force: bool, *, make_folder: bool = F
         raise InputError(f"{path} exists already; choose another name, or --force to overwrite it")
     if not make_folder and not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} into")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path.parent} may not be written into; choose another place")
 
 
 # ---------------------------------------------------------------------------- training

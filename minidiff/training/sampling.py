@@ -123,14 +123,16 @@ def draw(
     `options` are those of `sample`.
     """
     finished = []
-    for rows, state in sample(model, schedule, n, labels, **options):
-        if watch is not None:
-            watch(rows, state)
-        if state.t == 0:
-            finished.append(backend.to_numpy(state.x))
+    # what overflows, as with an enormous w, is found when the images become bytes, and told then
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows, state in sample(model, schedule, n, labels, **options):
+            if watch is not None:
+                watch(rows, state)
+            if state.t == 0:
+                finished.append(backend.to_numpy(state.x))
     return np.concatenate(finished)
 
 
 def total_steps(n: int, *, steps: int, batch: int) -> int:
-    """How many steps `sample` takes, over all batches; `samplers.nfe` says what each batch costs."""
+    """How many steps `sample` takes, over all batches; `samplers.nfe` says what each costs."""
     return math.ceil(n / max(1, batch)) * steps
