@@ -80,6 +80,19 @@ def test_an_import_that_points_up_is_found(module, source):
     assert wrong_way(source, PACKAGE / module)
 
 
+def test_the_table_of_the_architecture_is_what_is_imported():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", text, re.MULTILINE)
+    assert {part for part, _ in rows} == set(LAYERS)
+    named = {part: set(re.findall(r"`(\w+)`", cell)) for part, cell in rows}
+    real: dict[str, set[str]] = {part: set() for part in LAYERS}
+    for path in MODULES:
+        names = [n.split(".")[1] for n in imported(path.read_text(), path) if "minidiff." in n]
+        real.setdefault(layer(path), set()).update(names)
+    for part in LAYERS:
+        assert named[part] == (real[part] & set(LAYERS)) - {part, "errors"}, part
+
+
 @pytest.mark.parametrize(
     ("library", "home"),
     [("cupy", "backend"), ("cupyx", "backend"), ("matplotlib", "plot"), ("PIL", "plot")],
