@@ -43,11 +43,23 @@ def test_trailing_is_the_default():
         ("trailing", [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
         ("leading", [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]),
         ("linspace", [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1, 0]),
+        ("quadratic", [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]),
     ],
 )
 def test_published_choices_of_ten(spacing, times):
-    """Lin et al. 2024, table 2."""
+    """Lin et al. 2024, table 2; the last, squares times 10."""
     assert_array_equal(subset(1000, 10, spacing), times)
+
+
+@given(sizes)
+def test_quadratic_is_squares_where_they_are_apart(size):
+    T, steps = size
+    i = np.arange(steps, -1, -1)
+    squares = np.round(T * (i / steps) ** 2)
+    times = subset(T, steps, "quadratic")
+    assert_array_equal(times, np.where(squares > i, squares, i))
+    # Jumps grow with the time, but for the rounding of both ends.
+    assert (np.diff(times, 2)[: steps - 1] >= -1).all()
 
 
 def test_leading_misses_the_noise_that_it_is_started_from():
