@@ -6,6 +6,7 @@ From the bottom up:
 - `parameterizations`: eps, x0, v, score and mu, from any to any
 - `objectives`: what a model is trained on
 - `sigma`: the same process and denoisers with the noise level for time
+- `sde`: the process in continuous time, forward and reverse, and its chains
 - `denoiser`: the interface of a trained model; `oracle`: exact ones for data known in closed form
 - `timesteps`, `samplers`, `guidance`: from noise to images
 - `exact`: mean and covariance of what a sampler generates, without a draw

@@ -186,7 +186,7 @@ def linear(
         has about the same abar_T. Its limit for large T is exp(-10.05) = 4.32e-5 and not 0: it is
         the SDE `sde.VP`.
     """
-    return _named(_of_betas(np.linspace(beta_1, beta_T, _steps(T)), scale))
+    return _named(_of_betas(np.linspace(beta_1, beta_T, check_steps(T)), scale))
 
 
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
@@ -196,7 +196,7 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule
     at `beta_max`, and abar_T is what the clipped beta gives (2.4e-9 at T = 1000). The offset `s`
     keeps beta_1 from vanishing.
     """
-    t = np.arange(_steps(T) + 1)
+    t = np.arange(check_steps(T) + 1)
     f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
     return _named(_clipped(f, beta_max))
 
@@ -216,7 +216,7 @@ def sigmoid(
     """
     if not (start < end and tau > 0):
         raise InputError(f"sigmoid needs start < end and tau > 0, got {start}, {end} and {tau}")
-    t = np.arange(_steps(T) + 1)
+    t = np.arange(check_steps(T) + 1)
     S = np.tanh((start + (end - start) * (t / T)) / tau / 2) / 2  # less 1/2, which cancels
     return _named(_clipped(S[-1] - S, beta_max))
 
@@ -231,7 +231,7 @@ def quadratic(
     """
     if not (beta_1 > 0 and beta_T > 0):
         raise InputError(f"every beta must lie in (0, 1), got end points {beta_1} and {beta_T}")
-    return _named(_of_betas(np.linspace(beta_1**0.5, beta_T**0.5, _steps(T)) ** 2, scale))
+    return _named(_of_betas(np.linspace(beta_1**0.5, beta_T**0.5, check_steps(T)) ** 2, scale))
 
 
 def constant(T: int = 1000, beta: float = 0.01, scale: str = "none") -> Schedule:
@@ -239,14 +239,14 @@ def constant(T: int = 1000, beta: float = 0.01, scale: str = "none") -> Schedule
 
     With T it goes to 0; with ``scale="reference"`` (see `linear`) to exp(-1000 beta).
     """
-    return _named(_of_betas(np.full(_steps(T), float(beta)), scale))
+    return _named(_of_betas(np.full(check_steps(T), float(beta)), scale))
 
 
 def karras(
     T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Schedule:
     """The schedule whose noise levels sigma_1, ..., sigma_T are the T of `karras_sigmas`."""
-    levels = karras_sigmas(_steps(T), sigma_min, sigma_max, rho)
+    levels = karras_sigmas(check_steps(T), sigma_min, sigma_max, rho)
     return _named(Schedule.from_sigmas(levels[-2::-1]))
 
 
@@ -268,7 +268,7 @@ def karras_sigmas(
         raise InputError(f"0 < sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}")
     if not rho > 0:
         raise InputError(f"rho must be > 0, got {rho}")
-    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), _steps(steps, "steps"))
+    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), check_steps(steps, "steps"))
     levels = np.append(roots**rho, 0.0)
     levels[0] = sigma_max  # not a rounding above it, which a schedule might not reach
     return levels
@@ -364,7 +364,7 @@ def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
     return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))
 
 
-def _steps(T: int, name: str = "T, the number of steps,") -> int:
+def check_steps(T: int, name: str = "T, the number of steps,") -> int:
     if not isinstance(T, int | np.integer) or isinstance(T, bool) or T < 1:
         raise InputError(f"{name} must be a whole number >= 1, got {T!r}")
     return int(T)

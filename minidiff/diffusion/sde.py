@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from minidiff.diffusion.arrays import Array, floats, per_image
 from minidiff.diffusion.names import lookup, with_options
-from minidiff.diffusion.schedules import Schedule, _steps
+from minidiff.diffusion.schedules import Schedule, check_steps
 from minidiff.errors import InputError
 
 
@@ -245,7 +245,7 @@ def _check(t: Any) -> Any:
 
 def _times(T: int) -> NDArray[np.float64]:
     """1/T, 2/T, ..., 1."""
-    return np.arange(1, _steps(T) + 1) / T
+    return np.arange(1, check_steps(T) + 1) / T
 
 
 def _with_start(
