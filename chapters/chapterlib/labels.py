@@ -8,6 +8,7 @@ was checked. A test compares the labels with those that the text claims below ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ LABELS = {
     "exact": "exact",
     "for_all": "property",
     "monte_carlo": "Monte Carlo",
+    "published": "published",
 }
 """The label that each function of this module gives."""
 
@@ -94,6 +96,18 @@ def monte_carlo(eq: str, draws: Any, expected: float) -> None:
         f"  standard error {error:.1g} (N = {x.size:,}), "
         f"smallest visible difference {5 * error:.1g}",
     )
+
+
+def published(eq: str, value: Any, number: str, source: str) -> None:
+    """`value` rounds to `number`, which is printed in `source`: to half a unit of its last digit.
+
+    The number is a string, "4.04e-05" or "0.020", since its digits say how exactly it is known.
+    """
+    digits = Decimal(number)
+    off = abs(float(_host(value)) - float(digits))
+    half_a_unit = 0.5 * 10.0 ** int(digits.as_tuple().exponent)
+    assert off <= half_a_unit * (1 + 1e-9), f"({eq}) {value}, but {source} has {number}"
+    _note(eq, "published", f"{number} in {source}")
 
 
 def ledger() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 from chapterlib import labels
-from chapterlib.labels import exact, for_all, ledger, monte_carlo, normal, symbolic
+from chapterlib.labels import exact, for_all, ledger, monte_carlo, normal, published, symbolic
 from hypothesis import strategies as st
 
 from minidiff.autograd import Tensor
@@ -61,6 +61,15 @@ def test_monte_carlo_tells_what_it_could_see(capsys):
     assert "standard error 0.01 (N = 10,000), smallest visible difference 0.05" in out
     with pytest.raises(AssertionError):
         monte_carlo("1.1", draws, 0.06)
+
+
+def test_published_demands_all_digits_of_the_number(capsys):
+    published("1.1", np.float64(0.0097949), "0.00979", "a table")
+    published("1.1", 4.0358e-5, "4.036e-05", "a table")
+    assert capsys.readouterr().out.startswith("✓ (1.1) published: 0.00979 in a table\n")
+    for wrong, number in ((0.009796, "0.00979"), (0.0201, "0.02000"), (np.nan, "0.02")):
+        with pytest.raises(AssertionError, match="but a table has"):
+            published("1.1", wrong, number, "a table")
 
 
 def test_ledger_lists_in_order_of_the_numbers(capsys):
