@@ -289,7 +289,7 @@ def vlb_weight_nats(
 def min_snr_weight(schedule: Schedule, t: Any, *, gamma: float = 5.0, target: str = "eps") -> Any:
     """Weight min(SNR(t), gamma) of the error of x0, and what it is for other targets.
 
-    Hang et al. 2023 (arXiv:2303.09556): min(1, gamma / SNR) for eps, min(SNR, gamma) / (SNR + 1) for v.
+    min(1, gamma / SNR) for eps, min(SNR, gamma) / (SNR + 1) for v: Hang et al. 2023.
     Times with little noise, where x0 is easy, do not outweigh the others.
 
     Parameters
