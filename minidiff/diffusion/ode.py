@@ -206,7 +206,7 @@ def hutchinson_trace(
     if not isinstance(probes, int) or isinstance(probes, bool) or probes < 1:
         raise InputError(f"probes must be a whole number >= 1, got {probes!r}")
     z = rng.standard_normal((probes, *shape), dtype=np.float32)
-    signs = backend.array_module(z).where(z < 0, -1.0, 1.0)
+    signs = 1 - 2 * (z < 0).astype(z.dtype)
 
     def traced(x: Array, sigma: float) -> tuple[Array, Array]:
         if x.shape != signs.shape[1:]:
