@@ -365,6 +365,7 @@ def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
 
 
 def check_steps(T: int, name: str = "T, the number of steps,") -> int:
+    """`T` as an int, if it is a whole number >= 1; `name` is what an error calls it."""
     if not isinstance(T, int | np.integer) or isinstance(T, bool) or T < 1:
         raise InputError(f"{name} must be a whole number >= 1, got {T!r}")
     return int(T)
