@@ -9,6 +9,8 @@ From the bottom up:
 - `sde`: the process in continuous time, forward and reverse, and its chains
 - `denoiser`: the interface of a trained model; `oracle`: exact ones for data known in closed form
 - `timesteps`, `samplers`, `guidance`: from noise to images
+- `ode`: the probability flow, its likelihoods and latents
+- `interpolation`, `inpainting`, `progressive`: what can be done with a sampler
 - `elbo`: the bound on the likelihood, term by term; `decoder`: its last step, to pixels; `coding`:
   how many bits buy how good an image
 - `exact`: mean and covariance of what a sampler generates, without a draw

@@ -100,7 +100,7 @@ def annealed_langevin(
     with 232 and 5). At T, where x_T is noise already, there is nothing to correct.
 
     The last state is the prediction of x_0 from the last x_t, which takes the noise off that is
-    left in it (Jolicoeur-Martineau et al. 2021, section 3.1). NFE: S + corrections (S - 1).
+    left in it (Jolicoeur-Martineau et al. 2021). NFE: S + corrections (S - 1).
 
     Parameters
     ----------
