@@ -21,8 +21,8 @@ def walk(times: list[int], jump: int = 10, resamples: int = 10) -> list[int]:
 
     From T it goes down `times`. Each time that it has come to a place whose number, counted from
     the end, is a multiple of `jump`, it goes `jump` places up and down again, until it has come
-    there `resamples` times. Lugmayr et al. 2022: Algorithm 1 has
-    jump = 1, and their appendix longer ones.
+    there `resamples` times. Algorithm 1 of Lugmayr et al. 2022 has jump = 1, their appendix longer
+    ones.
     """
     last = len(times) - 1  # the place of T; the place of 0 is 0
     left = {i: resamples - 1 for i in range(jump, last - jump + 1, jump)}
