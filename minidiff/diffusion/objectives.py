@@ -42,13 +42,21 @@ TARGETS: dict[str, Callable[[Schedule, Array, Any, Array, Array], Array]] = {
 }
 """What a model may be trained to predict. For "score" it is that of q(x_t | x_0)."""
 
-# |d eps / d target| at fixed x_t: an error of the target is this error of eps.
-_EPS_PER_TARGET: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "eps": lambda beta, alpha, abar: np.ones_like(abar),
-    "x0": lambda beta, alpha, abar: np.sqrt(abar / (1 - abar)),
-    "v": lambda beta, alpha, abar: np.sqrt(abar),
-    "score": lambda beta, alpha, abar: np.sqrt(1 - abar),
-    "mu": lambda beta, alpha, abar: np.sqrt(alpha * (1 - abar)) / beta,
+# How much of eps, and of x0, an error of the target is: |d eps / d target|, |d x0 / d target| at
+# fixed x_t, from beta_t, alpha_t, abar_t and abar_{t-1}.
+_EPS_PER_TARGET: dict[str, Callable[..., Any]] = {
+    "eps": lambda beta, alpha, abar, before: np.ones_like(abar),
+    "x0": lambda beta, alpha, abar, before: np.sqrt(abar / (1 - abar)),
+    "v": lambda beta, alpha, abar, before: np.sqrt(abar),
+    "score": lambda beta, alpha, abar, before: np.sqrt(1 - abar),
+    "mu": lambda beta, alpha, abar, before: np.sqrt(alpha * (1 - abar)) / beta,
+}
+_X0_PER_TARGET: dict[str, Callable[..., Any]] = {
+    "eps": lambda beta, alpha, abar, before: np.sqrt((1 - abar) / abar),
+    "x0": lambda beta, alpha, abar, before: np.ones_like(abar),
+    "v": lambda beta, alpha, abar, before: np.sqrt(1 - abar),
+    "score": lambda beta, alpha, abar, before: (1 - abar) / np.sqrt(abar),
+    "mu": lambda beta, alpha, abar, before: (1 - abar) / (np.sqrt(before) * beta),
 }
 
 
@@ -267,6 +275,7 @@ def vlb_weight_nats(
         score  (1 - abar_t) times that of eps
 
     That of x0 is (SNR(t-1) - SNR(t)) / 2 if sigma_t^2 is beta-tilde_t. L_simple takes 1 for eps.
+    Where abar_T = 0 those of eps and score are infinite at T, and refused.
 
     Parameters
     ----------
@@ -280,10 +289,15 @@ def vlb_weight_nats(
     float, or float64 array of shape (N,).
     """
     t = check_t(schedule, t)
-    beta, alpha, abar = schedule.beta[t], schedule.alpha[t], schedule.abar[t]
-    slope = lookup(_EPS_PER_TARGET, target, "target")(beta, alpha, abar)
+    slope_of = lookup(_X0_PER_TARGET, target, "target")
+    if target in ("eps", "score") and np.any(schedule.abar[t] == 0):
+        raise InputError(
+            f"at t = T = {schedule.T} this schedule keeps no signal (abar_T = 0), so an error of "
+            f"{target} would count without bound; predict v or x0"
+        )
+    c_0 = process.posterior(schedule, np.subtract(t, 1), t)[0]
     sigma2 = model_variance(schedule, t, variance)
-    return floats(slope**2 * beta**2 / (2 * sigma2 * alpha * (1 - abar)))[0]
+    return floats((c_0 * slope_of(*_coefficients(schedule, t))) ** 2 / (2 * sigma2))[0]
 
 
 def min_snr_weight(schedule: Schedule, t: Any, *, gamma: float = 5.0, target: str = "eps") -> Any:
@@ -306,9 +320,8 @@ def min_snr_weight(schedule: Schedule, t: Any, *, gamma: float = 5.0, target: st
     if not gamma > 0:
         raise InputError(f"gamma, the SNR at which the weight is cut, must be > 0, got {gamma}")
     t = check_t(schedule, t)
-    beta, alpha, abar = schedule.beta[t], schedule.alpha[t], schedule.abar[t]
-    slope = lookup(_EPS_PER_TARGET, target, "target")(beta, alpha, abar)
-    return floats(slope**2 * np.minimum(1, gamma * (1 - abar) / abar))[0]
+    slope = lookup(_EPS_PER_TARGET, target, "target")(*_coefficients(schedule, t))
+    return floats(slope**2 * gamma / np.maximum(schedule.snr[t], gamma))[0]
 
 
 def model_variance(schedule: Schedule, t: Any, variance: Variance = "beta") -> Any:
@@ -436,6 +449,11 @@ def drop_labels(
         raise InputError(f"p_uncond is a probability, in [0, 1], got {p_uncond}")
     drop = rng.random(len(labels)) < p_uncond  # never true at 0, always at 1: random() < 1
     return np.where(drop, null, labels).astype(np.int64)
+
+
+def _coefficients(schedule: Schedule, t: Any) -> tuple[Any, Any, Any, Any]:
+    """beta_t, alpha_t, abar_t, abar_{t-1}."""
+    return schedule.beta[t], schedule.alpha[t], schedule.abar[t], schedule.abar[np.subtract(t, 1)]
 
 
 def _posterior_variance(schedule: Schedule, t: Any) -> Any:

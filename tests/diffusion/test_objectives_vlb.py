@@ -141,6 +141,30 @@ def test_min_snr_weights(schedule, gamma):
     assert isinstance(objectives.min_snr_weight(schedule, 1), float)
 
 
+@pytest.mark.parametrize("target", ["x0", "v", "mu"])
+@pytest.mark.parametrize("levels", [None, 256])
+def test_a_schedule_that_ends_in_pure_noise(target, levels):
+    """abar_T = 0: the terms of a model of x0, v or mu are what they are; eps says nothing at T."""
+    schedule = schedules.zero_terminal_snr(SMALL)
+    x0, t, eps, x0_hat, _ = batch(schedule=schedule)
+    xt = process.q_sample(schedule, x0, t, eps)
+    assert schedule.abar[t].min() == 0
+    prediction = parameterizations.convert(schedule, xt, t, x0_hat, source="x0", target=target)
+    got = objectives.vlb_nats_per_dim(
+        says(prediction), schedule, x0, t, eps, target=target, levels=levels
+    )
+    last = t == schedule.T
+    c_0, _, tilde = process.posterior(schedule, schedule.T - 1, schedule.T)
+    expected = elbo.kl_normal_nats(c_0 * x0[last], tilde, c_0 * x0_hat[last], 1.0)
+    assert_allclose(got.data[last], expected.mean((1, 2)), rtol=1e-9)
+    assert np.isfinite(got.data).all()
+    for name in TARGETS:
+        assert np.isfinite(objectives.min_snr_weight(schedule, t, target=name)).all()
+    for name in ("eps", "score"):
+        with pytest.raises(InputError, match="keeps no signal"):
+            objectives.vlb_nats_per_dim(says(x0_hat), schedule, x0, t, eps, target=name)
+
+
 # --- what is predicted ---
 
 
