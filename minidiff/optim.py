@@ -75,7 +75,7 @@ class AdamW(Adam):
         self, flat: Flat, lr: float = 1e-3, *, weight_decay: float = 0.01, **options: Any
     ) -> None:
         super().__init__(flat, lr, **options)
-        if weight_decay < 0:
+        if not weight_decay >= 0:
             raise InputError(f"AdamW: weight_decay must be >= 0, got {weight_decay}")
         self.weight_decay = weight_decay
 

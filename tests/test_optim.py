@@ -209,8 +209,9 @@ def test_no_decay_is_adam_to_the_bit():
 
 
 def test_a_negative_decay_is_refused():
-    with pytest.raises(InputError, match="weight_decay must be >= 0, got -1"):
-        AdamW(flat_of([1.0]), weight_decay=-1)
+    for decay in (-1, float("nan")):
+        with pytest.raises(InputError, match=f"weight_decay must be >= 0, got {decay}"):
+            AdamW(flat_of([1.0]), weight_decay=decay)
 
 
 # --- Clipping ------------------------------------------------------------------------------------

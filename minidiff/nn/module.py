@@ -33,7 +33,7 @@ class Flat:
 
 
 class Module:
-    """Something with parameters. Attributes that are Parameters, Modules, or lists of Modules are
+    """Something with parameters. Attributes that are Parameters, Modules, or lists of them are
     its parts, in the order in which they were assigned; `buffer_names` names the attributes that
     are arrays which are saved with it but not trained.
     """
@@ -48,13 +48,17 @@ class Module:
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct parts that are modules; "blocks.0" for parts in a list."""
-        for name, value in vars(self).items():
+        for name, value in self._attributes():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, list | tuple):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
+
+    def _attributes(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of all attributes, with the items of lists as "name.0", "name.1", ..."""
+        for name, value in vars(self).items():
+            if isinstance(value, list | tuple):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            else:
+                yield name, value
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(dotted name, module) of this module ("" at the top) and everything below it."""
@@ -65,7 +69,7 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(dotted name, parameter) of everything that is trained."""
         for prefix, module in self.named_modules():
-            for name, value in vars(module).items():
+            for name, value in module._attributes():
                 if isinstance(value, Parameter):
                     yield f"{prefix}.{name}" if prefix else name, value
 

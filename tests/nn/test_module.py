@@ -256,6 +256,17 @@ def test_any_tree_of_modules_flattens_in_the_order_of_its_names(tree):
     np.testing.assert_array_equal(rows, np.arange(flat.data.size))
 
 
+def test_parameters_in_a_list_are_trained_and_saved():
+    class Scales(Module):
+        def __init__(self):
+            self.scales = [Parameter(np.ones(2)), None, Parameter(np.zeros(3))]
+
+    model = Scales()
+    assert [name for name, _ in model.named_parameters()] == ["scales.0", "scales.2"]
+    assert model.flatten().data.tolist() == [1, 1, 0, 0, 0]
+    assert list(model.state_dict()) == ["scales.0", "scales.2"]
+
+
 def test_a_frozen_value_is_no_part():
     class Frozen(Module):
         def __init__(self):
