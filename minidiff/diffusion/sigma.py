@@ -80,8 +80,10 @@ def sigma_denoiser(
 
     def D(x: Array, sigma: float) -> Array:
         t = float(t_of(schedule, sigma))
-        xt = x * (1 / math.sqrt(1 + sigma**2))
-        x0 = x - sigma * predict(denoiser, xt, int(t) if t.is_integer() else t, cond)[0]
+        scale = 1 / math.sqrt(1 + sigma**2)
+        # x_t goes in without a name: it is free again once the denoiser has seen it.
+        x0 = -sigma * predict(denoiser, x * scale, int(t) if t.is_integer() else t, cond)[0]
+        x0 += x
         if clip is None:
             return x0
         return clip(x0) if callable(clip) else backend.array_module(x0).clip(x0, *clip)

@@ -629,8 +629,8 @@ SOLVERS = (
         (
             Edit(
                 _D + "sigma:sigma_denoiser",
-                "xt = x * (1 / math.sqrt(1 + sigma**2))",
-                "xt = x",
+                "scale = 1 / math.sqrt(1 + sigma**2)",
+                "scale = 1",
             ),
         ),
         ("diffusion/test_sigma.py::test_the_adapter_gives_the_prediction_of_x0",),

@@ -16,7 +16,11 @@ from minidiff.errors import InputError
 
 
 class State(NamedTuple):
-    """Where a sampler is: `x` at time `t`, and what it takes the clean image to be."""
+    """Where a sampler is: `x` at time `t`, and what it takes the clean image to be.
+
+    A caller may keep the arrays: no sampler writes into one that it has yielded, or into x_T. But
+    it goes on from them, so they are not to be changed before it is done.
+    """
 
     t: float
     """T (or the first time) in the first state, 0 in the last. Real if levels were given as sigma,

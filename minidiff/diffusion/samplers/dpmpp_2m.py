@@ -42,9 +42,13 @@ def dpmpp_2m(
         if last and lower > 0:
             before, x0_before = last.pop()
             two_r = 2 * math.log(before / sigma) / math.log(sigma / lower)
-            ahead = (1 + 1 / two_r) * x0 - (1 / two_r) * x0_before
+            ahead = (1 + 1 / two_r) * x0
+            ahead -= (1 / two_r) * x0_before
         last[:] = [(sigma, x0)]
-        return ahead + (lower / sigma) * (x - ahead), x0
+        x = x - ahead
+        x *= lower / sigma
+        x += ahead
+        return x, x0
 
     return descend(
         step, denoiser, schedule, x_T,

@@ -16,7 +16,10 @@ from minidiff.diffusion.sigma import SigmaDenoiser
 def step(D: SigmaDenoiser, x: Array, sigma: float, lower: float) -> tuple[Array, Array]:
     """x' = x + (sigma' - sigma) (x - D) / sigma = D + (sigma' / sigma) (x - D); also D itself."""
     x0 = D(x, sigma)
-    return x0 + (lower / sigma) * (x - x0), x0
+    x = x - x0
+    x *= lower / sigma
+    x += x0
+    return x, x0
 
 
 def euler(

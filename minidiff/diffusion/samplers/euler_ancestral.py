@@ -53,9 +53,13 @@ def euler_ancestral(
     def step(D: SigmaDenoiser, x: Array, sigma: float, lower: float) -> tuple[Array, Array]:
         down, up = split(sigma, lower)
         x0 = D(x, sigma)
-        x = x0 + (down / sigma) * (x - x0)
+        x = x - x0
+        x *= down / sigma
+        x += x0
         if up > 0:
-            x += up * rng.standard_normal(x.shape, dtype=x.dtype)
+            z = rng.standard_normal(x.shape, dtype=x.dtype)
+            z *= up
+            x += z
         return x, x0
 
     return descend(

@@ -47,7 +47,9 @@ def transfer(schedule: Schedule, x: Array, t: int, s: int, eps: Array, clip: Cli
     """
     x0, eps = denoised(schedule, x, t, eps, clip)
     c_0, c_eps, _ = coefficients(schedule, s, t)
-    return c_0 * x0 + c_eps * eps
+    x = c_0 * x0
+    x += c_eps * eps
+    return x
 
 
 def improved_euler(

@@ -28,11 +28,18 @@ def step(
     between = lower if alpha == 1 else sigma + alpha * (lower - sigma)
     if between == 0:
         return x0, x0
-    d = (x - x0) / sigma
-    there = x + (between - sigma) * d
-    d_there = (there - D(there, between)) / between
+    d = x - x0
+    d /= sigma
+    there = (between - sigma) * d
+    there += x
+    d_there = there - D(there, between)
+    d_there /= between
     w, h = 1 / (2 * alpha), lower - sigma
-    return x + (h * (1 - w)) * d + (h * w) * d_there, x0
+    d *= h * (1 - w)
+    d += x
+    d_there *= h * w
+    d += d_there
+    return d, x0
 
 
 def rk2(
