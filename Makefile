@@ -24,9 +24,10 @@ demo: $(VENV)/.has-run  ## train on handwritten digits, then draw some (minutes,
 	$(VENV)/bin/minidiff demo $(ARGS)
 	@echo 'The command is $(VENV)/bin/minidiff; after ". $(VENV)/bin/activate" it is minidiff, as written above.'
 
-# The unit tests leave nbval out, because loading it takes longer than many of them.
+# The unit tests run on all processors, file by file, the slow ones first; they leave nbval out, because loading it takes
+# longer than many of them.
 test: $(VENV)/.has-test  ## run all unit tests, then every chapter
-	$(PY) -m pytest -p no:nbval $(ARGS) tests
+	$(PY) -m pytest -p no:nbval -n auto --no-loadscope-reorder $(ARGS) tests
 	$(PY) -m pytest --nbval $(ARGS) chapters
 
 # Without PyTorch and diffusers these tests skip themselves, so their absence must be an error here.

@@ -23,6 +23,11 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the slow ones: a long test that starts last leaves the other processor idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(params=["numpy", "double", pytest.param("cupy", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """The array module behind `backend.xp` in this test: NumPy, the double, or CuPy on a GPU."""
