@@ -271,7 +271,7 @@ def optimal_variance(schedule: Schedule, loss: ArrayLike) -> NDArray[np.float64]
     """
     t = np.arange(1, schedule.T + 1)
     gain = 2 * objectives.vlb_weight_nats(schedule, t, variance="beta") * schedule.beta[1:]
-    tilde = posterior(schedule, t - 1, t)[2]
+    tilde = posterior(schedule, t - 1, t)[2]  # eq. (4.14)
     return np.concatenate([[0.0], tilde + gain * _by_time(schedule, loss)])
 
 

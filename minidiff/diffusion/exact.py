@@ -178,7 +178,7 @@ def condition(
         raise InputError(f"`given` must be different indices in 0..{n - 1}, got {given!r}")
     if values.shape != b.shape:
         raise InputError(f"{b.size} given variables need {b.size} values, got {values.size}")
-    a = np.setdiff1d(np.arange(n), b)
+    a = np.setdiff1d(np.arange(n), b)  # eq. (4.8)
     gain = np.linalg.solve(covariance[np.ix_(b, b)], covariance[np.ix_(b, a)]).T
     return (
         mean[a] + gain @ (values - mean[b]),

@@ -117,7 +117,7 @@ class GaussianMixture:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and covariance of x_t: sqrt(abar_t) m and abar_t C + (1 - abar_t) I, 0 <= t <= T."""
         abar = float(schedule.abar[check_t(schedule, t, first=0)])
-        eye = np.eye(math.prod(self.shape))
+        eye = np.eye(math.prod(self.shape))  # eq. (4.9)
         return np.sqrt(abar) * self.mean, abar * self.covariance + (1 - abar) * eye
 
     def eps(self, schedule: Schedule, xt: Array, t: Any, labels: Any = None) -> Array:
@@ -173,6 +173,7 @@ class GaussianMixture:
         abar_s, abar_t = float(schedule.abar[s]), float(schedule.abar[t])
         a = abar_t / abar_s
         # Along each axis: the variances of x_s and x_t, whose covariance is sqrt(a) before.
+        # eq. (4.11)
         before = abar_s * self._variances + (1 - abar_s)
         after = abar_t * self._variances + (1 - abar_t)
         gain, left = math.sqrt(a) * before / after, before * (1 - a) / after

@@ -86,7 +86,7 @@ def mu_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
     The line of Algorithm 2. It equals `mu_from_x0` of `x0_from_eps`, where x0 could be clipped.
     """
     _check_signal(schedule, t, "eps says nothing of mu; predict v, which does")
-    t = check_t(schedule, t)
+    t = check_t(schedule, t)  # eq. (4.10)
     beta, alpha, abar = schedule.beta[t], schedule.alpha[t], schedule.abar[t]
     return (xt - per_image(beta / np.sqrt(1 - abar), xt) * eps) / per_image(np.sqrt(alpha), xt)
 

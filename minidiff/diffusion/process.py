@@ -56,6 +56,7 @@ def posterior(schedule: Schedule, s: Any, t: Any) -> tuple[Any, Any, Any]:
     (c_0, c_t, variance)
     """
     s, t = _check_pair(schedule, s, t)
+    # eq. (4.4), eq. (4.5), and eq. (4.6) for longer jumps
     abar_s, abar_t = schedule.abar[s], schedule.abar[t]
     a = abar_t / abar_s
     jump = (1 - a) / (1 - abar_t)  # <= 1 in floating point too, hence variance <= 1 - abar_s
