@@ -80,6 +80,9 @@ class Tensor:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
     def item(self) -> float:
         """The value of a tensor of one element, as a Python number."""
         return self.data.item()

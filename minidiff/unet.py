@@ -133,7 +133,7 @@ class ResidualBlock(Module):
     """shortcut(x) + conv(dropout(silu(norm(h)))), h = conv(silu(norm(x))), time let in between.
 
     "add": the projected embedding is added to h. "scale_shift" (AdaGN, Dhariwal & Nichol 2021,
-    eq. (2) there without the class): the second norm is scaled by 1 + s and shifted by b, the two
+    section 3.1): the second norm is scaled by 1 + s and shifted by b, the two
     halves of the projection.
     """
 

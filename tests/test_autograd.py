@@ -504,3 +504,10 @@ def test_anomalies_are_named_where_they_are_born():
                 x / x
         ops.log(x)
     assert autograd._Mode.anomalies is False
+
+
+def test_the_truth_of_a_tensor_is_that_of_its_array():
+    assert Tensor(np.array(1.0))
+    assert not Tensor(np.array([0.0]))
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(Tensor(np.zeros(2)))
