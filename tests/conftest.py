@@ -1,6 +1,8 @@
 """What every test run shares: one BLAS thread, no screen, and the hypothesis profiles."""
 
+import importlib
 import os
+import pkgutil
 
 # Read when NumPy, SciPy and PyTorch load, so they must be set before any of them is imported. The
 # threads of OpenBLAS spin while they wait: two of them on a busy machine are slower than one.
@@ -12,6 +14,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+import minidiff  # noqa: E402
 from minidiff import backend  # noqa: E402
 from tests import double  # noqa: E402
 
@@ -21,6 +24,15 @@ settings.register_profile(
     "deep", derandomize=False, deadline=None, max_examples=2000, print_blob=True
 )
 settings.load_profile("ci")
+
+
+def pytest_configure():
+    """Load the whole package first. Hypothesis draws the numbers that stand in loaded code more
+    often than others, so its examples would depend on which tests ran before in the same process.
+    """
+    for module in pkgutil.walk_packages(minidiff.__path__, "minidiff."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def pytest_collection_modifyitems(items):
