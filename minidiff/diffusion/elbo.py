@@ -65,6 +65,7 @@ def prior_nats(schedule: Schedule, x0: Array) -> Array:
     """
     abar = float(schedule.abar[-1])
     flat = x0.reshape(len(x0), -1)
+    # eq. (3.16)
     return 0.5 * (abar * (flat * flat).sum(1) - flat.shape[1] * (abar + math.log1p(-abar)))
 
 

@@ -31,7 +31,7 @@ def x0_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
     """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) (Ho et al. 2020, eq. 15)."""
     _check_signal(schedule, t, "eps says nothing of x_0; predict v, which does")
     signal, noise = _scales(schedule, xt, t)
-    return (xt - noise * eps) / signal
+    return (xt - noise * eps) / signal  # eq. (3.7)
 
 
 def eps_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:

@@ -29,7 +29,7 @@ def forward(schedule: Schedule, s: Any, t: Any) -> tuple[Any, Any]:
     (c, variance)
     """
     s, t = _check_pair(schedule, s, t)
-    a = schedule.abar[t] / schedule.abar[s]
+    a = schedule.abar[t] / schedule.abar[s]  # eq. (3.6)
     return floats(np.sqrt(a), 1 - a)
 
 
@@ -83,13 +83,14 @@ def q_sample(schedule: Schedule, x0: Array, t: Any, eps: Array) -> Array:
     -------
     x_t, an array like x0.
     """
-    return forward_sample(schedule, x0, 0, t, eps)
+    return forward_sample(schedule, x0, 0, t, eps)  # eq. (3.5)
 
 
 def forward_sample(schedule: Schedule, xs: Array, s: Any, t: Any, eps: Array) -> Array:
     """A draw of q(x_t | x_s) from standard normal `eps` (see `forward`)."""
     _check_like(eps, xs, "eps", "x")
     c, variance = forward(schedule, s, t)
+    # eq. (3.1) at s = t - 1
     return per_image(c, xs) * xs + per_image(np.sqrt(variance), xs) * eps
 
 

@@ -73,7 +73,7 @@ class Schedule:
                 f"every beta must lie in (0, 1), but beta_{t} = {beta[t]} (only the last may be 1)"
             )
         alpha = 1 - beta
-        abar = np.cumprod(alpha)
+        abar = np.cumprod(alpha)  # eq. (3.4)
         stuck = np.flatnonzero((np.diff(abar) >= 0) | ((abar[1:] == 0) & (alpha[1:] > 0)))
         if len(stuck):
             t = int(stuck[0]) + 1
@@ -133,6 +133,7 @@ class Schedule:
     @property
     def snr(self) -> NDArray[np.float64]:
         """Signal-to-noise ratio abar_t / (1 - abar_t), shape (T + 1,); infinite at t = 0."""
+        # eq. (3.9)
         return np.concatenate([[np.inf], self.abar[1:] / (1 - self.abar[1:])])
 
     @property
@@ -166,7 +167,7 @@ def prior_bits(schedule: Schedule, dims: int = 3072) -> float:
     N(0, I) of a sampler gives away. 3072 is an image of 32 x 32 in three colours, for which
     ``linear(1000)`` has 0.089 bits and ``linear(500)`` 14.1.
     """
-    return float(-0.5 * np.log1p(-schedule.abar[-1]) / math.log(2) * dims)
+    return float(-0.5 * np.log1p(-schedule.abar[-1]) / math.log(2) * dims)  # eq. (3.16)
 
 
 def linear(
@@ -186,6 +187,7 @@ def linear(
         has about the same abar_T. Its limit for large T is exp(-10.05) = 4.32e-5 and not 0: it is
         the SDE `sde.VP`.
     """
+    # eq. (3.10)
     return _named(_of_betas(np.linspace(beta_1, beta_T, check_steps(T)), scale))
 
 
@@ -197,7 +199,7 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule
     keeps beta_1 from vanishing.
     """
     t = np.arange(check_steps(T) + 1)
-    f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
+    f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2  # eq. (3.13)
     return _named(_clipped(f, beta_max))
 
 
@@ -345,6 +347,7 @@ def _named(schedule: Schedule) -> Schedule:
 def _of_betas(betas: NDArray[np.float64], scale: str) -> Schedule:
     """The schedule of these betas times the `scale`, all of them below 1."""
     T = len(betas)
+    # eq. (3.12)
     factor = lookup({"none": 1.0, "reference": REFERENCE_T / T}, scale, "scale")
     betas = betas * factor
     if betas[-1] >= 1:
@@ -361,7 +364,7 @@ def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
         raise InputError(
             "abar must decrease from each step to the next; with these options it is flat"
         )
-    return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))
+    return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))  # eq. (3.14)
 
 
 def check_steps(T: int, name: str = "T, the number of steps,") -> int:
