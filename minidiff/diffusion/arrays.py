@@ -37,6 +37,12 @@ def per_image(c: Any, x: Array) -> Any:
     return backend.array_module(x).asarray(column, dtype=x.dtype)
 
 
+def check_like(a: Any, x: Array, name: str, like: str) -> None:
+    """Refuse `a` of another shape than `x`: by broadcasting it could pass unseen."""
+    if a.shape != x.shape:
+        raise InputError(f"{name} must have the shape of {like}, {x.shape}, got {a.shape}")
+
+
 def floats(*coefficients: Any) -> tuple[Any, ...]:
     """The coefficients, with NumPy's scalars as Python floats.
 

@@ -9,7 +9,7 @@ from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array, per_image
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.names import lookup
-from minidiff.diffusion.samplers.base import State
+from minidiff.diffusion.samplers.base import State, check_rng, check_start
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.errors import InputError
 
@@ -106,6 +106,9 @@ def interpolate(
     -------
     The states of the sampler, the first of which holds the mixed x_t at time t.
     """
+    for images in x0:
+        check_start(images)
+    check_rng(rng, "interpolation draws the noise of both images")
     t = check_t(schedule, t)
     if np.ndim(t):
         raise InputError(f"both images are noised to one time t, got {t}")

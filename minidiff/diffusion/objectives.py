@@ -317,8 +317,10 @@ def min_snr_weight(schedule: Schedule, t: Any, *, gamma: float = 5.0, target: st
     -------
     float, or float64 array of shape (N,); see `mean`.
     """
-    if not gamma > 0:
-        raise InputError(f"gamma, the SNR at which the weight is cut, must be > 0, got {gamma}")
+    if not 0 < gamma < math.inf:
+        raise InputError(
+            f"gamma, the SNR at which the weight is cut, must be a number > 0, got {gamma}"
+        )
     t = check_t(schedule, t)
     slope = lookup(_EPS_PER_TARGET, target, "target")(*_coefficients(schedule, t))
     return floats(slope**2 * gamma / np.maximum(schedule.snr[t], gamma))[0]

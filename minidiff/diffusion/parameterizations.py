@@ -6,6 +6,7 @@ other (x0 from eps divides by sqrt(abar_t)), but never given v.
 
 Where a schedule keeps no signal at all (abar_T = 0, see `schedules.zero_terminal_snr`), nothing at
 t = T can be had from eps or a score by way of x0, and that is refused; v and x0 still give all.
+Samplers know eps only, so they start at T - 1 there, where next to no signal is left.
 
 In all signatures `xt` is an array of shape (N, ...), `t` an int or an int array of shape (N,) with
 1 <= t <= T, and the quantity that is converted an array like `xt`; so is the result.
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minidiff import backend
-from minidiff.diffusion.arrays import Array, per_image
+from minidiff.diffusion.arrays import Array, check_like, per_image
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import posterior
 from minidiff.diffusion.schedules import Schedule, check_t
@@ -26,34 +27,41 @@ from minidiff.errors import InputError
 Clip = tuple[float, float] | Callable[[Array], Array] | None
 """What to do to a predicted x0: nothing, clip it to (low, high), or any function x0 -> x0."""
 
+_START_BELOW = "a sampler can start at T - 1: steps=timesteps.subset(T - 1, S)"
+
 
 def x0_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
     """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) (Ho et al. 2020, eq. 15)."""
-    _check_signal(schedule, t, "eps says nothing of x_0; predict v, which does")
+    check_like(eps, xt, "eps", "xt")
+    _check_signal(schedule, t, f"eps says nothing of x_0 (v does); {_START_BELOW}")
     signal, noise = _scales(schedule, xt, t)
     return (xt - noise * eps) / signal  # eq. (3.7)
 
 
 def eps_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
     """Noise eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)."""
+    check_like(x0, xt, "x0", "xt")
     signal, noise = _scales(schedule, xt, t)
     return (xt - signal * x0) / noise
 
 
 def x0_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
     """x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v (Salimans & Ho 2022, section 4)."""
+    check_like(v, xt, "v", "xt")
     signal, noise = _scales(schedule, xt, t)
     return signal * xt - noise * v
 
 
 def eps_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
     """Noise eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans & Ho 2022, appendix D)."""
+    check_like(v, xt, "v", "xt")
     signal, noise = _scales(schedule, xt, t)
     return noise * xt + signal * v
 
 
 def v_from_x0_eps(schedule: Schedule, t: Any, x0: Array, eps: Array) -> Array:
     """Velocity v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, section 4)."""
+    check_like(eps, x0, "eps", "x0")
     signal, noise = _scales(schedule, x0, t)
     return signal * eps - noise * x0
 
@@ -70,12 +78,14 @@ def eps_from_score(schedule: Schedule, t: Any, score: Array) -> Array:
 
 def mu_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
     """Mean mu = c_0 x_0 + c_t x_t, the mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+    check_like(x0, xt, "x0", "xt")
     c_0, c_t, _ = posterior(schedule, np.subtract(t, 1), t)
     return per_image(c_0, xt) * x0 + per_image(c_t, xt) * xt
 
 
 def x0_from_mu(schedule: Schedule, xt: Array, t: Any, mu: Array) -> Array:
     """x_0 = (mu - c_t x_t) / c_0."""
+    check_like(mu, xt, "mu", "xt")
     c_0, c_t, _ = posterior(schedule, np.subtract(t, 1), t)
     return (mu - per_image(c_t, xt) * xt) / per_image(c_0, xt)
 
@@ -85,7 +95,8 @@ def mu_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
 
     The line of Algorithm 2. It equals `mu_from_x0` of `x0_from_eps`, where x0 could be clipped.
     """
-    _check_signal(schedule, t, "eps says nothing of mu; predict v, which does")
+    check_like(eps, xt, "eps", "xt")
+    _check_signal(schedule, t, f"eps says nothing of mu (v does); {_START_BELOW}")
     t = check_t(schedule, t)  # eq. (4.10)
     beta, alpha, abar = schedule.beta[t], schedule.alpha[t], schedule.abar[t]
     return (xt - per_image(beta / np.sqrt(1 - abar), xt) * eps) / per_image(np.sqrt(alpha), xt)

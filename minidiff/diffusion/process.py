@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minidiff.diffusion.arrays import Array, floats, per_image
+from minidiff.diffusion.arrays import Array, check_like, floats, per_image
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.errors import InputError
 
@@ -88,7 +88,7 @@ def q_sample(schedule: Schedule, x0: Array, t: Any, eps: Array) -> Array:
 
 def forward_sample(schedule: Schedule, xs: Array, s: Any, t: Any, eps: Array) -> Array:
     """A draw of q(x_t | x_s) from standard normal `eps` (see `forward`)."""
-    _check_like(eps, xs, "eps", "x")
+    check_like(eps, xs, "eps", "x")
     c, variance = forward(schedule, s, t)
     # eq. (3.1) at s = t - 1
     return per_image(c, xs) * xs + per_image(np.sqrt(variance), xs) * eps
@@ -96,8 +96,8 @@ def forward_sample(schedule: Schedule, xs: Array, s: Any, t: Any, eps: Array) ->
 
 def posterior_sample(schedule: Schedule, x0: Array, xt: Array, s: Any, t: Any, eps: Array) -> Array:
     """A draw of q(x_s | x_t, x_0) from standard normal `eps` (see `posterior`)."""
-    _check_like(x0, xt, "x0", "xt")
-    _check_like(eps, xt, "eps", "xt")
+    check_like(x0, xt, "x0", "xt")
+    check_like(eps, xt, "eps", "xt")
     c_0, c_t, variance = posterior(schedule, s, t)
     mean = per_image(c_0, xt) * x0 + per_image(c_t, xt) * xt
     return mean + per_image(np.sqrt(variance), xt) * eps
@@ -108,8 +108,3 @@ def _check_pair(schedule: Schedule, s: Any, t: Any) -> tuple[Any, Any]:
     if not np.all(s < t):
         raise InputError(f"the earlier time must come first, s < t, got s = {s} and t = {t}")
     return s, t
-
-
-def _check_like(a: Array, x: Array, name: str, like: str) -> None:
-    if a.shape != x.shape:
-        raise InputError(f"{name} must have the shape of {like}, {x.shape}, got {a.shape}")

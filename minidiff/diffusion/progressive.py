@@ -16,7 +16,7 @@ from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.samplers.base import State
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.errors import InputError
 
 
@@ -80,6 +80,9 @@ def shared_latent(
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InputError(f"n must be a whole number >= 1, got {n!r}")
+    t = check_t(schedule, t)
+    if np.ndim(t):
+        raise InputError(f"all latents are of one time t, got {t}")
     times = timesteps.subset(t, t if steps is None else steps)
     cond = {
         name: np.repeat(value, n, axis=0) if np.shape(value)[:1] == (len(xt),) else value

@@ -43,7 +43,7 @@ def sigma_of(schedule: Schedule, t: Any) -> NDArray[np.float64]:
     known = finite_levels(schedule)
     last = len(known) - 1
     if not np.all((t >= 0) & (t <= last)):  # NaN is refused too
-        why = "" if last == schedule.T else " (x_T is pure noise, of infinite sigma)"
+        why = "" if last == schedule.T else " (sigma_T is infinite: start at T - 1)"
         raise InputError(f"t must lie in 0..{last}{why}, got {t.min()}..{t.max()}")
     between = np.exp(np.interp(t, np.arange(1, last + 1), np.log(known[1:])))
     index = np.round(t).astype(np.int64)

@@ -148,8 +148,8 @@ def run(**options):
 
 
 def run_interpolation(**options):
-    settings = {"t": 5, "lam": 0.5, "rng": np.random.default_rng(0)} | options
-    return interpolate(samplers.ddim, DATA.denoiser(LINEAR), LINEAR, pairs()[0], **settings)
+    given = {"x0": pairs()[0], "t": 5, "lam": 0.5, "rng": np.random.default_rng(0)} | options
+    return interpolate(samplers.ddim, DATA.denoiser(LINEAR), LINEAR, **given)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,8 @@ def run_interpolation(**options):
         (lambda: run(x0=(np.zeros((3, 2)), np.zeros((1, 2)))), "of one shape"),
         (lambda: run_interpolation(t=[5, 6, 7]), "noised to one time t"),
         (lambda: run_interpolation(t=5, steps=6), r"steps must lie in 1..5"),
+        (lambda: run_interpolation(rng=None), "pass rng"),
+        (lambda: run_interpolation(x0=np.zeros((2, 3, 2), dtype=int)), "array of floats"),
     ],
 )
 def test_bad_input_is_refused(call, message):

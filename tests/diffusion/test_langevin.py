@@ -280,6 +280,7 @@ def run(sampler, **options):
         (lambda: run(predictor_corrector, variance="learned"), "unknown variance"),
         (lambda: geometric(LINEAR, 0), "steps must lie in"),
         (lambda: geometric(LINEAR, 2.5), "steps must be a whole number"),
+        (lambda: geometric(schedules.zero_terminal_snr(LINEAR), 9), "of infinite sigma"),
     ],
 )
 def test_bad_input_is_refused_at_the_call(call, message):

@@ -657,6 +657,7 @@ def call(name="vlb_nats_per_dim", model=None, t=5, x0=None, **options):
         (lambda: call(model=lambda xt, t: (xt, xt, xt)), "returned 3 things"),
         (lambda: call(x0=np.zeros((3, 1))), "eps must have the shape"),
         (lambda: objectives.min_snr_weight(SMALL, 1, gamma=0), "gamma"),
+        (lambda: objectives.min_snr_weight(SMALL, 1, gamma=np.inf), "gamma"),
         (lambda: objectives.min_snr_weight(SMALL, 0), "t must lie in"),
         (lambda: objectives.vlb_weight_nats(SMALL, 1, target="y"), "unknown target"),
         (lambda: objectives.vlb_weight_nats(SMALL, 1, variance="learned"), "comes from a model"),

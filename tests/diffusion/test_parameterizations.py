@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from minidiff import backend
-from minidiff.diffusion import parameterizations, process, samplers, schedules
+from minidiff.diffusion import (
+    objectives,
+    parameterizations,
+    process,
+    samplers,
+    schedules,
+    timesteps,
+)
 from minidiff.diffusion.oracle import Gaussian
 from minidiff.diffusion.parameterizations import convert, denoised, dynamic_threshold
 from minidiff.diffusion.schedules import Schedule
@@ -146,6 +153,7 @@ def test_the_views_of_several_times():
 
 
 # With no signal left at T, x_T = eps, v = -x_0, and mu = sqrt(abar_{T-1}) x_0.
+LINEAR = schedules.linear()
 ZERO = schedules.zero_terminal_snr(schedules.linear(10))
 
 
@@ -195,8 +203,57 @@ def test_a_sampler_of_eps_says_that_it_cannot_start_where_no_signal_is_left():
     x_T = np.ones((2, 1))
     for name in ("ddpm", "ddim"):
         states = samplers.make(name, steps=5)(oracle, ZERO, x_T, rng=np.random.default_rng(0))
-        with pytest.raises(InputError, match="predict v"):
+        with pytest.raises(InputError, match=r"T - 1: steps=timesteps\.subset\(T - 1, S\)"):
             samplers.final(states)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_model_of_v_samples_from_the_time_before_pure_noise(name):
+    """What the error says to do: with v for a point of data, every sampler ends there."""
+    zero = schedules.zero_terminal_snr(schedules.linear())
+    assert_allclose(zero.abar[999], 4e-9, rtol=0.1)
+    x0 = np.full((2, 1), 0.5)
+
+    def model(xt, t):
+        whole = np.round(t).astype(int)
+        eps = parameterizations.eps_from_x0(zero, xt, whole, x0)
+        return parameterizations.v_from_x0_eps(zero, whole, x0, eps)
+
+    denoiser = objectives.as_denoiser(model, zero, target="v")
+    x_T = np.random.default_rng(0).standard_normal((2, 1))
+    states = samplers.make(name, steps=timesteps.subset(999, 20))(
+        denoiser, zero, x_T, rng=np.random.default_rng(0)
+    )
+    assert_allclose(samplers.final(states), x0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: parameterizations.x0_from_eps(LINEAR, x, 5, y), "eps must have the shape"),
+        (lambda x, y: parameterizations.eps_from_x0(LINEAR, x, 5, y), "x0 must have the shape"),
+        (lambda x, y: parameterizations.x0_from_v(LINEAR, x, 5, y), "v must have the shape"),
+        (lambda x, y: parameterizations.eps_from_v(LINEAR, x, 5, y), "v must have the shape"),
+        (lambda x, y: parameterizations.v_from_x0_eps(LINEAR, 5, x, y), "eps must have the shape"),
+        (lambda x, y: parameterizations.mu_from_x0(LINEAR, x, 5, y), "x0 must have the shape"),
+        (lambda x, y: parameterizations.x0_from_mu(LINEAR, x, 5, y), "mu must have the shape"),
+        (lambda x, y: parameterizations.mu_from_eps(LINEAR, x, 5, y), "eps must have the shape"),
+        *(
+            (
+                lambda x, y, name=name: convert(LINEAR, x, 5, y, source=name, target="v"),
+                "must have the shape",
+            )
+            for name in parameterizations.NAMES
+        ),
+        (
+            lambda x, y: denoised(LINEAR, x, 5, x, clip=lambda x0: y),
+            r"x0 must have the shape of xt, \(3, 2\), got \(1, 2\)",
+        ),
+    ],
+)
+def test_shapes_that_only_broadcast_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(np.ones((3, 2)), np.ones((1, 2)))
 
 
 def by_the_book(x0, quantile):

@@ -105,7 +105,10 @@ def test_what_belongs_to_an_image_is_repeated_with_it():
         ({"n": 0}, "n must be a whole number >= 1"),
         ({"n": 1.5}, "n must be a whole number >= 1"),
         ({"steps": 10}, r"steps must lie in 1..9"),
-        ({"t": 41, "steps": None}, "times must decrease strictly from 40"),
+        ({"t": 41}, r"t must lie in 1\.\.40"),
+        ({"t": 0}, r"t must lie in 1\.\.40"),
+        ({"t": 2.5, "steps": 2}, "t must be an integer"),
+        ({"t": [9, 8]}, "of one time t"),
     ],
 )
 def test_bad_input_is_refused(options, message):

@@ -304,6 +304,7 @@ def run(name="ddim", denoiser=ORACLE, x_T=None, **options):
         (lambda: run(x_T=[[0.0]]), "array of floats"),
         (lambda: run(eta=-0.1), "eta must be >= 0"),
         (lambda: run(eta=float("nan")), "eta must be >= 0"),
+        (lambda: run(steps=1, eta=float("inf")), "eta must be >= 0 and finite"),
     ],
 )
 def test_bad_arguments_are_refused_at_the_call(call, message):

@@ -116,7 +116,7 @@ def test_a_schedule_that_ends_in_pure_noise_is_known_up_to_the_time_before():
         lambda: sigma_of(schedule, 999.5),
         lambda: euler(everywhere(MIXTURE, schedule), schedule, np.ones((2, 2)), steps=10),
     ):
-        with pytest.raises(InputError, match=r"0\.\.999 \(x_T is pure noise, of infinite sigma\)"):
+        with pytest.raises(InputError, match=r"0\.\.999 \(sigma_T is infinite: start at T - 1\)"):
             call()
     x = final(edm(everywhere(MIXTURE, schedule), schedule, np.ones((2, 2)), steps=[999, 500, 0]))
     assert np.isfinite(x).all()

@@ -106,8 +106,8 @@ def ddim(
 
 
 def _check_eta(eta: float, largest: float) -> None:
-    if not eta >= 0:
-        raise InputError(f"eta must be >= 0, got {eta}")
+    if not 0 <= eta < math.inf:
+        raise InputError(f"eta must be >= 0 and finite, got {eta}")
     if eta > largest:
         allowed = math.floor(largest * 1e4) / 1e4  # rounded down, so that what is named works
         raise InputError(

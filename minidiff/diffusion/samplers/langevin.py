@@ -69,6 +69,11 @@ def geometric(schedule: Schedule, steps: int) -> NDArray[np.int64]:
     schedule do, near t = 1, neighbouring times are taken.
     """
     timesteps.subset(schedule.T, steps)  # refuses what is no number of steps
+    if schedule.abar[-1] == 0:
+        raise InputError(
+            "abar_T = 0 is of infinite sigma, which no factor divides; give the times themselves, "
+            "from T - 1 down"
+        )
     log_sigma = -0.5 * schedule.log_snr[1:]
     wanted = np.linspace(log_sigma[0], log_sigma[-1], steps) if steps > 1 else log_sigma[-1:]
     t = np.round(np.interp(wanted, log_sigma, np.arange(1, schedule.T + 1))).astype(np.int64)
