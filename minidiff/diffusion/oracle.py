@@ -63,6 +63,8 @@ class GaussianMixture:
         k, self.shape = len(self.weights), self.means.shape[1:]
         if self.means.ndim < 1 or len(self.means) != k:
             raise InputError(f"{k} weights need {k} means, got means of shape {self.means.shape}")
+        if not np.isfinite(self.means).all():
+            raise InputError("a mean must be finite")
         self.labels = None if labels is None else _check_labels(labels, k)
         self.num_classes = 0 if self.labels is None else int(self.labels.max()) + 1
         self.null = self.num_classes

@@ -578,6 +578,7 @@ def test_correlated_components_are_drawn_as_such():
         (lambda: GaussianMixture([1.0, 0.0], np.zeros((2, 1)), [1, 1]), "positive numbers"),
         (lambda: GaussianMixture([[1.0]], np.zeros((1, 1)), [1]), "positive numbers"),
         (lambda: GaussianMixture([0.5, 0.5], np.zeros((3, 1)), [1, 1]), "2 weights need 2 means"),
+        (lambda: GaussianMixture([1.0], [[np.nan]], [1]), "a mean must be finite"),
         (
             lambda: GaussianMixture([0.5, 0.5], np.zeros((2, 3)), np.eye(3)),
             r"need \(2, 3, 3\), or \(2,\) for c_k I; got \(3, 3\)",

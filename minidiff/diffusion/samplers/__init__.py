@@ -30,6 +30,7 @@ too, one whose steps SciPy chooses.
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from minidiff.diffusion.names import lookup, with_options
@@ -45,6 +46,7 @@ from minidiff.diffusion.samplers.langevin import annealed_langevin, predictor_co
 from minidiff.diffusion.samplers.plms import MIN_STEPS, plms
 from minidiff.diffusion.samplers.pndm import pndm
 from minidiff.diffusion.samplers.rk2 import rk2
+from minidiff.diffusion.schedules import check_steps
 from minidiff.errors import InputError
 
 __all__ = [
@@ -135,6 +137,12 @@ def nfe(name: str, steps: int, **options: Any) -> int:
     ``nfe("rk2", 20, alpha=0.5)`` is 40.
     """
     facts = lookup(FACTS, name, "sampler")
+    steps = check_steps(steps, "steps")
     if steps < facts.min_steps:
         raise InputError(f"{name} needs {facts.min_steps} steps or more, got {steps}")
+    known = list(signature(facts.nfe).parameters)[1:]
+    for option in options:
+        if option not in known:
+            matter = ", ".join(known) or "none but steps"
+            raise InputError(f"the nfe of {name!r} depends on {matter}, not on {option!r}")
     return facts.nfe(steps, **options)
