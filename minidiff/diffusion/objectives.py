@@ -417,7 +417,10 @@ def split_channels(model: Model) -> Model:
 
 
 def draw_t(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw n independent times, uniform on 1, ..., T (`rng`: a generator on the host)."""
+    """Draw n independent times, uniform on 1, ..., T (Ho et al. 2020, Algorithm 1).
+
+    `rng` is a generator on the host.
+    """
     return rng.integers(1, schedule.T, size=n, endpoint=True)
 
 
