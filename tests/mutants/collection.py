@@ -1024,7 +1024,7 @@ BOUNDS = (
         "E1, where the exponent and an index ran together",
         "The KL of two Gaussians with the same variance is the squared distance of their means "
         "over 2 sigma^2.",
-        (Edit(_WEIGHT, "(2 * sigma2 * alpha", "(2 * np.sqrt(sigma2) * alpha"),),
+        (Edit(_WEIGHT, "/ (2 * sigma2)", "/ (2 * np.sqrt(sigma2))"),),
         (
             "diffusion/test_elbo.py::test_the_bound_is_the_entropy_of_normal_data_with_variance_beta",
         ),
@@ -1039,8 +1039,8 @@ BOUNDS = (
         (
             Edit(
                 _WEIGHT,
-                "return floats(slope**2 * beta**2 / (2 * sigma2 * alpha * (1 - abar)))[0]",
-                "return floats(np.ones_like(beta))[0]",
+                "(c_0 * slope_of(*_coefficients(schedule, t))) ** 2 / (2 * sigma2)",
+                "np.ones_like(schedule.beta[t])",
             ),
         ),
         (
@@ -1104,8 +1104,8 @@ BOUNDS = (
         (
             Edit(
                 _D + "objectives:min_snr_weight",
-                "np.minimum(1, gamma",
-                "np.maximum(1, gamma",
+                "np.maximum(schedule.snr[t], gamma)",
+                "np.minimum(schedule.snr[t], gamma)",
             ),
         ),
         ("diffusion/test_objectives_vlb.py::test_min_snr_weights",),
