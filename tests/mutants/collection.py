@@ -122,7 +122,21 @@ SCHEDULES = (
         ("diffusion/test_timesteps.py::test_trailing_is_the_default",),
     ),
     Mutant(
-        "jumps-end-at-one",
+        "loop-runs-forward",
+        "samples from t = 1 up to T",
+        "nathan-barry/tiny-diffusion #2",
+        "Training may take the times in any order. A sampler goes from noise to data, from T down.",
+        (
+            Edit(
+                _D + "timesteps:trailing",
+                "np.arange(steps, 0, -1)",
+                "np.arange(1, steps + 1)",
+            ),
+        ),
+        ("diffusion/test_timesteps.py::test_every_subset",),
+    ),
+    Mutant(
+        "times-counted-from-0",
         "begins a subsequence at T - 1",
         "MONAI GenerativeModels #397",
         "A subsequence begins with T. An index into an array of T entries is smaller by one than "
@@ -760,6 +774,54 @@ SOLVERS = (
             ),
         ),
         ("diffusion/test_sde.py::test_both_ways_back_differ_by_half_of_the_noise",),
+    ),
+    Mutant(
+        "g-not-squared",
+        "multiplies the score by g in the reverse SDE",
+        "Song et al. 2021 (score SDE), eq. 6",
+        "g scales the noise, so g^2 is what it adds to the variance in dt, and that is what the "
+        "score has to make up for.",
+        (
+            Edit(
+                _D + "sde:SDE.reverse_drift",
+                "np.square(self.diffusion(t))",
+                "self.diffusion(t)",
+            ),
+        ),
+        ("diffusion/test_sde.py::test_both_ways_back_differ_by_half_of_the_noise",),
+    ),
+    Mutant(
+        "density-changes-the-wrong-way",
+        "adds the divergence where the log density loses it",
+        "Song et al. 2021 (score SDE), eq. 39",
+        "Where a flow spreads, the density falls: d log q = -div dt along it. The integral that "
+        "leads back to the data has the other sign.",
+        (
+            Edit(
+                _D + "ode:log_likelihood",
+                "return x - x0, d - trace",
+                "return x - x0, trace - d",
+            ),
+        ),
+        ("diffusion/test_ode.py::test_so_it_is_given_a_class",),
+    ),
+    Mutant(
+        "known-part-one-level-off",
+        "pastes the known pixels in with the noise of t, where the rest is at s",
+        "Lugmayr et al. 2022, Algorithm 1, whose indices are those of the result",
+        "After the step from t to s the whole image is at s. A part with more noise than that is "
+        "taken for texture by the next step.",
+        (
+            Edit(
+                _D + "inpainting:inpaint",
+                "process.q_sample(schedule, known, s, noise())",
+                "process.q_sample(schedule, known, t, noise())",
+            ),
+        ),
+        (
+            "diffusion/test_inpainting.py::"
+            "test_the_known_part_is_noised_to_the_time_that_the_rest_has",
+        ),
     ),
     Mutant(
         "interpolation-shrinks-noise",
