@@ -231,6 +231,31 @@ def test_the_step_of_a_correction():
     assert_allclose(states[1].x, before + delta * g + np.sqrt(2 * delta) * z, rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_score_of_zero_is_no_correction(dtype):
+    """That of a U-Net before its first step, whose last layer is 0; the rule divides by it."""
+    states = list(
+        predictor_corrector(
+            lambda xt, t: 0 * xt, LINEAR, noise(3).astype(dtype), rng=FixedDraws(), steps=[9, 5, 0]
+        )
+    )
+    plain = list(
+        ddpm(
+            lambda xt, t: 0 * xt, LINEAR, noise(3).astype(dtype), rng=FixedDraws(), steps=[9, 5, 0]
+        )
+    )
+    for state, expected in zip(states, plain, strict=True):
+        assert state.x.dtype == dtype
+        np.testing.assert_array_equal(state.x, expected.x)
+
+
+class FixedDraws:
+    """The same noise in every draw."""
+
+    def standard_normal(self, shape, dtype):
+        return np.random.default_rng(3).standard_normal(shape).astype(dtype)
+
+
 @pytest.mark.parametrize("sampler", [annealed_langevin, predictor_corrector])
 @pytest.mark.parametrize("corrections", [1, 3])
 def test_evaluations_and_draws(sampler, corrections):

@@ -219,7 +219,10 @@ def predictor_corrector(
     def correct(x: Array, s: int) -> Array:
         score = score_from_eps(schedule, s, evaluate(denoiser, schedule, x, s, clip, cond)[1])
         z = rng.standard_normal(x.shape, dtype=x.dtype)
-        ratio = float(snr) * _mean_norm(z) / _mean_norm(score)
+        length = _mean_norm(score)
+        # A score of 0, as of a network before its first step of training: nowhere to go.
+        length = backend.array_module(x).where(length > 0, length, math.inf)
+        ratio = float(snr) * _mean_norm(z) / length
         delta = 2 * float(schedule.alpha[s]) * ratio * ratio
         return x + delta * score + (2 * delta) ** 0.5 * z
 
