@@ -88,7 +88,9 @@ def classifier_free(
         cond = eps[:n]
         guided_eps = (1 + weight) * cond - weight * eps[n:]
         if rescale > 0:
-            ratio = _spread(cond) / _spread(guided_eps)
+            spread = _spread(guided_eps)
+            # An image without any spread has nothing to bring back; 0 / 0 would be NaN.
+            ratio = _spread(cond) / backend.array_module(xt).where(spread > 0, spread, 1)
             guided_eps = guided_eps * (rescale * ratio + (1 - rescale))
         return guided_eps if v is None else (guided_eps, v[:n])
 

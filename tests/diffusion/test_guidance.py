@@ -448,3 +448,13 @@ def by_classifier(log_prob=LOG_P, *, scale=1.0, t=None, labels=None):
     xt, times, some = cases()
     denoiser = guidance.classifier(lambda xt, t: xt, LINEAR, log_prob, scale=scale)
     return denoiser(xt, times if t is None else t, labels=some if labels is None else labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rescaling_of_noise_without_spread_is_finite(dtype):
+    """A U-Net before its first step predicts 0 everywhere."""
+    guided = guidance.classifier_free(lambda xt, t, labels: 0 * xt, w=2, null=NULL, rescale=0.7)
+    xt, t, labels = inputs(dtype=dtype)
+    got = guided(xt, t, labels=labels)
+    assert got.dtype == dtype
+    assert_array_equal(got, 0)
