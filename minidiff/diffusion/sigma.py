@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from minidiff import backend
 from minidiff.diffusion import timesteps
-from minidiff.diffusion.arrays import Array, per_image
+from minidiff.diffusion.arrays import Array, check_like, per_image
 from minidiff.diffusion.denoiser import Denoiser, predict
 from minidiff.diffusion.parameterizations import Clip, check_clip
 from minidiff.diffusion.schedules import Schedule
@@ -86,7 +86,9 @@ def sigma_denoiser(
         x0 += x
         if clip is None:
             return x0
-        return clip(x0) if callable(clip) else backend.array_module(x0).clip(x0, *clip)
+        x0 = clip(x0) if callable(clip) else backend.array_module(x0).clip(x0, *clip)
+        check_like(x0, x, "x0", "x")
+        return x0
 
     return D
 

@@ -321,3 +321,9 @@ def test_what_a_denoiser_returns_is_checked(name):
         next(run(name, denoiser=lambda xt, t: xt[:, 0]))
     with pytest.raises(InputError, match=r"pass model\.denoise"):
         next(run(name, denoiser=lambda xt, t: Tensor(xt)))
+
+
+@each
+def test_what_a_clip_returns_is_checked(name):
+    with pytest.raises(InputError, match=r"x0 must have the shape of .*\(3, 2\), got \(1, 2\)"):
+        final(run(name, clip=lambda x0: x0[:1], steps=5))
