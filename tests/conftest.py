@@ -40,6 +40,23 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print the mutation score (tests/mutants). It is here because with `-n` only this file is
+    loaded in the process that sums up.
+    """
+    verdicts = {
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "mutant"
+    }
+    if verdicts:
+        killed = sum(dead for _, dead in verdicts)
+        share = 100 * killed / len(verdicts)
+        terminalreporter.write_line(f"mutants: {killed} of {len(verdicts)} killed ({share:.0f}%)")
+
+
 @pytest.fixture(params=["numpy", "double", pytest.param("cupy", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """The array module behind `backend.xp` in this test: NumPy, the double, or CuPy on a GPU."""
