@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from minidiff.backend import kernels
 from minidiff.backend.kernels import numpy as fast
 from minidiff.backend.kernels import reference
+from minidiff.backend.kernels.numpy import memory
 from tests.kernels.agreement import assert_agrees
 from tests.kernels.cases import CASES, FLAT
 from tests.strategies import examples, lay_out, layouts
@@ -33,13 +34,13 @@ def test_every_kernel_has_a_definition_and_cases():
 def test_fast_kernel_agrees_with_its_definition(name, dtype, data):
     args = data.draw(CASES[name])
     scratch = data.draw(
-        st.sampled_from([300, 20_000, fast.SCRATCH])
+        st.sampled_from([300, 20_000, memory.SCRATCH])
     )  # one image a block, some, all
 
     def any_layout(a):
         return lay_out(a, "contiguous" if name in FLAT else data.draw(layouts))
 
-    with mock.patch.object(fast, "SCRATCH", scratch):
+    with mock.patch.object(memory, "SCRATCH", scratch):
         assert_agrees(FAST[name], DEFINITIONS[name], args, dtype, any_layout)
 
 

@@ -27,11 +27,13 @@ _HAVE_FAST = ("numpy",)
 
 
 def public(module: ModuleType) -> dict[str, object]:
-    """The kernels that a module defines, by name."""
+    """The kernels that a module or package defines, by name."""
     return {
         name: f
         for name, f in vars(module).items()
-        if inspect.isfunction(f) and f.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isfunction(f)
+        and f"{f.__module__}.".startswith(f"{module.__name__}.")
+        and not name.startswith("_")
     }
 
 
