@@ -44,6 +44,7 @@ HOST = {
     "gradcheck": "it compares numbers, on the host",
     "diffusion": "coefficients in float64, times and labels live on the host",
     "data": "data sets live on the host",
+    "metrics": "eigenvalues in float64, on the host; features are few beside the images",
     "training": "records, files and labels live on the host; arrays are moved by the backend",
     "plot": "pictures are drawn on the host",
     "cli": "labels and files live on the host",

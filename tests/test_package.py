@@ -17,7 +17,7 @@ PACKAGE = ROOT / "minidiff"
 # From the bottom up: each part may import those before it, and itself.
 LAYERS = (
     "errors", "backend", "autograd", "gradcheck", "ops", "nn", "optim", "unet",
-    "diffusion", "data", "training", "plot", "cli",
+    "diffusion", "data", "metrics", "training", "plot", "cli",
 )  # fmt: skip
 # What stands below a part and yet is no business of it: diffusion knows a denoiser, not a network.
 STRANGERS = {"diffusion": {"nn", "optim", "unet"}}

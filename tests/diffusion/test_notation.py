@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import minidiff.diffusion
+import minidiff.metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "notation.md").read_text("utf-8")
 ROWS = [
@@ -29,6 +30,9 @@ decoder: check_levels check_on_levels
 denoiser: evaluate predict
 elbo: Bound Step
 exact: Affine
+metrics.arrays: check_features check_same_kind
+metrics.inception: Score
+metrics.kid: Distance
 names: lookup with_options
 objectives: split_channels
 ode: Likelihood
@@ -52,14 +56,18 @@ PLUMBING = {
 
 
 def public():
-    """ "module.name" -> function or class, for all that is defined in minidiff.diffusion."""
+    """ "module.name" -> function or class, for all that is defined in these packages."""
     found = {}
-    for info in pkgutil.walk_packages(minidiff.diffusion.__path__, "minidiff.diffusion."):
+    for info in (
+        *pkgutil.walk_packages(minidiff.diffusion.__path__, "minidiff.diffusion."),
+        *pkgutil.walk_packages(minidiff.metrics.__path__, "minidiff.metrics."),
+    ):
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             own = getattr(value, "__module__", None) == info.name
             if own and name[0] != "_" and (inspect.isfunction(value) or inspect.isclass(value)):
-                found[f"{info.name.removeprefix('minidiff.diffusion.')}.{name}"] = value
+                short = info.name.removeprefix("minidiff.").removeprefix("diffusion.")
+                found[f"{short}.{name}"] = value
     return found
 
 

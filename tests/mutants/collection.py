@@ -1330,9 +1330,102 @@ NETWORK = (
     ),
 )
 
+_FRECHET = "minidiff.metrics.frechet:squared_frechet"
+
+METRICS = (
+    Mutant(
+        "means-not-squared",
+        "adds |m - m'| to the Frechet distance, and not its square",
+        "E13",
+        "The formula gives the square of a distance, and all of its terms are squares. N(0, I) and "
+        "N((2, 0), I) are 2 apart, and d^2 is 4.",
+        (Edit(_FRECHET, "off @ off", "np.sqrt(off @ off)"),),
+        ("metrics/test_frechet.py::test_a_shift_counts_squared",),
+    ),
+    Mutant(
+        "root-element-by-element",
+        "takes the root of each element of a covariance",
+        "TTUR #4, #5: the root in the formula is that of a matrix",
+        "C^{1/2} C^{1/2} = C. Of a diagonal matrix both roots are the same, of others not: "
+        "a negative covariance has no root of its own at all.",
+        (
+            Edit(
+                "minidiff.metrics.frechet:_checked",
+                "axes * np.sqrt(np.maximum(variances, 0)) @ axes.T",
+                "np.sqrt(np.maximum(c, 0))",
+            ),
+        ),
+        ("metrics/test_frechet.py::test_the_root_of_the_product_by_scipy",),
+    ),
+    Mutant(
+        "root-of-a-rounding-error",
+        "takes the root of eigenvalues that rounding has made negative",
+        "TTUR #40; pytorch-fid #13, #117",
+        "Fewer images than features give a singular covariance. Some of its zeros come out as "
+        "-1e-17, whose root is NaN, and so is the distance.",
+        (
+            Edit(
+                _FRECHET,
+                "np.sqrt(np.maximum(np.linalg.eigvalsh(_symmetric(product)), 0)).sum()",
+                "np.where((v := np.linalg.eigvalsh(_symmetric(product))) < 0, np.nan, "
+                "abs(v) ** 0.5).sum()",
+            ),
+        ),
+        ("metrics/test_frechet.py::test_it_is_finite_symmetric_and_not_negative_at_any_rank",),
+    ),
+    Mutant(
+        "score-with-kl-reversed",
+        "scores images by KL(p(y) || p(y | x))",
+        "E38: the KL between p(y) and p(y | x)",
+        "The Inception score has KL(p(y | x) || p(y)): its mean is a difference of entropies. The "
+        "other direction is infinite as soon as the classifier is sure that it is not some class.",
+        (
+            Edit(
+                "minidiff.metrics.inception:_score",
+                "return float(np.exp((p * np.log(ratio)).sum(1).mean()))",
+                "return float(np.exp((-p_y * np.log(ratio)).sum(1).mean()))",
+            ),
+        ),
+        (
+            "metrics/test_inception.py::"
+            "test_the_divergence_is_that_of_an_answer_from_the_mean_of_all",
+        ),
+    ),
+    Mutant(
+        "score-of-each-image-by-itself",
+        "takes the mean of exp(KL), for exp of the mean",
+        "Salimans et al. 2016, section 4, where the exponential stands outside",
+        "The exponential is there to make the values easier to compare, after the mean. Inside it "
+        "a few sure answers count for more.",
+        (
+            Edit(
+                "minidiff.metrics.inception:_score",
+                "np.exp((p * np.log(ratio)).sum(1).mean())",
+                "np.exp((p * np.log(ratio)).sum(1)).mean()",
+            ),
+        ),
+        ("metrics/test_inception.py::test_its_logarithm_is_variety_less_doubt",),
+    ),
+    Mutant(
+        "pairs-with-itself",
+        "counts each image as a pair with itself in the kernel distance",
+        "the biased estimate of the maximum mean discrepancy",
+        "k(x, x) is larger than k of different images, so equal distributions seem to be apart, "
+        "the more the fewer images there are: what the kernel distance is meant to avoid.",
+        (
+            Edit(
+                "minidiff.metrics.kid:_within",
+                "(k.sum() - np.trace(k)) / (n * (n - 1))",
+                "k.sum() / n**2",
+            ),
+        ),
+        ("metrics/test_kid.py::test_it_is_unbiased",),
+    ),
+)
+
 MUTANTS: tuple[Mutant, ...] = (
     *SCHEDULES, *PROCESS, *PARAMETERIZATIONS, *ANCESTRAL, *DDIM, *SOLVERS, *GUIDANCE, *BOUNDS,
-    *NETWORK,
+    *NETWORK, *METRICS,
 )  # fmt: skip
 
 BY_ID = {mutant.id: mutant for mutant in MUTANTS}

@@ -58,5 +58,4 @@ WITHOUT_MUTANT = {
     5: "an expectation is a mean over draws in code, and there is no other way to write it",
     16: "a claim: tests/diffusion/test_exact.py has the variances that DDIM generates",
     40: "a claim: tests/diffusion/test_schedules.py has the limit exp(-10.05) of scaled betas",
-    13: "waits for the Frechet distance, which the package does not have yet",
 }  # fmt: skip
