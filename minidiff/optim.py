@@ -93,9 +93,7 @@ def clip_grad_norm(flat: Flat, max_norm: float) -> Array:
     if not max_norm > 0:
         raise InputError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
     xp = backend.array_module(flat.grad)
-    norm = xp.sqrt(flat.grad @ flat.grad)
-    flat.grad[...] /= xp.maximum(norm / max_norm, 1)  # by 1, so not at all, below max_norm
-    return norm
+    return kernels.of(xp).clip_norm(xp, flat.grad, max_norm)
 
 
 class EMA:
@@ -116,7 +114,8 @@ class EMA:
         n = self.updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         self.updates += 1
-        self.data += (1 - decay) * (self.flat.data - self.data)
+        xp = backend.array_module(self.data)
+        kernels.of(xp).moving_average(xp, self.data, self.flat.data, decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from minidiff.ops.elementwise import (
 )
 from minidiff.ops.linalg import einsum, linear, matmul
 from minidiff.ops.loss import cross_entropy, huber, l1, mse
-from minidiff.ops.norm import dropout, group_norm, layer_norm
+from minidiff.ops.norm import dropout, group_norm, group_norm_silu, layer_norm
 from minidiff.ops.reduce import log_softmax, logsumexp, max, mean, softmax, sum, var
 from minidiff.ops.shape import (
     broadcast_to,
@@ -40,7 +40,7 @@ from minidiff.ops.shape import (
 __all__ = [
     "abs", "add", "attention", "avg_pool", "broadcast_to", "clip", "concat", "conv2d",
     "cross_entropy", "div", "dropout", "einsum", "embedding", "exp", "gelu", "getitem",
-    "group_norm", "huber", "l1", "layer_norm", "linear", "log", "log_softmax", "logsumexp",
+    "group_norm", "group_norm_silu", "huber", "l1", "layer_norm", "linear", "log", "log_softmax", "logsumexp",
     "matmul", "max", "max_pool", "maximum", "mean", "mse", "mul", "neg", "pad", "pow", "relu",
     "reshape", "sigmoid", "silu", "softmax", "split", "sqrt", "sub", "sum", "tanh", "transpose",
     "upsample_nearest", "var", "where",

@@ -11,13 +11,22 @@ from minidiff.errors import InputError
 Result = tuple[Array, VJP]
 
 
-def _check_channels(name: str, x: Array, gamma: Array, beta: Array) -> None:
+def _check_groups(name: str, x: Array, groups: int) -> None:
+    if groups < 1 or x.shape[-1] % groups:
+        raise InputError(f"{name}: {groups} groups do not divide {x.shape[-1]} channels")
+
+
+def _check_channels(
+    name: str, x: Array, *, per_sample: bool = False, **parameters: Array | None
+) -> None:
     """Refuse a scale or shift that is not one number a channel: it might broadcast, unseen."""
-    if gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
-        raise InputError(
-            f"{name}: gamma and beta must be {x.shape[-1:]} for x of shape {x.shape}, got "
-            f"{gamma.shape} and {beta.shape}"
-        )
+    allowed = [(x.shape[-1],)] + [(x.shape[0], x.shape[-1])] * per_sample
+    for parameter, p in parameters.items():
+        if p is not None and p.shape not in allowed:
+            raise InputError(
+                f"{name}: {parameter} must be {' or '.join(map(str, allowed))} for x of shape "
+                f"{x.shape}, got {p.shape}"
+            )
 
 
 @op
@@ -28,18 +37,34 @@ def group_norm(
 
     x is (N, ..., C), gamma and beta (C,), and `groups` divides C. Wu & He (2018), eq. (1)-(2).
     """
-    if groups < 1 or x.shape[-1] % groups:
-        raise InputError(f"group_norm: {groups} groups do not divide {x.shape[-1]} channels")
-    _check_channels("group_norm", x, gamma, beta)
+    _check_groups("group_norm", x, groups)
+    _check_channels("group_norm", x, gamma=gamma, beta=beta)
     k = kernels.of(xp)
     y, m, r = k.group_norm(xp, x, gamma, beta, groups, eps)
     return y, lambda g: k.group_norm_grad(xp, g, x, m, r, gamma)
 
 
 @op
+def group_norm_silu(
+    xp: Any, x: Array, gamma: Array, beta: Array, shift: Array | None = None, *,
+    groups: int, eps: float = 1e-5,
+) -> Result:  # fmt: skip
+    """y = silu(group_norm(x + shift)) in one pass: what a U-Net does before each convolution.
+
+    x is (N, ..., C); gamma, beta and shift are (C,), or (N, C): each sample has its own then, as
+    in adaptive group norm (Dhariwal & Nichol 2021, section 3.1). The tape keeps x and y alone.
+    """
+    _check_groups("group_norm_silu", x, groups)
+    _check_channels("group_norm_silu", x, per_sample=True, gamma=gamma, beta=beta, shift=shift)
+    k = kernels.of(xp)
+    y, m, r = k.group_norm_silu(xp, x, gamma, beta, shift, groups, eps)
+    return y, lambda g: k.group_norm_silu_grad(xp, g, x, y, m, r, gamma, beta, shift)
+
+
+@op
 def layer_norm(xp: Any, x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5) -> Result:
     """y = gamma (x - m) / sqrt(v + eps) + beta, m and v over the last axis. Ba et al. (2016)."""
-    _check_channels("layer_norm", x, gamma, beta)
+    _check_channels("layer_norm", x, gamma=gamma, beta=beta)
     d = x - x.mean(axis=-1, keepdims=True)
     r = 1 / xp.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
     x_hat = d * r

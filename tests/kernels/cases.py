@@ -69,6 +69,22 @@ def _group_norm_grad(drawn):
     return g, x, m, r, gamma
 
 
+@st.composite
+def fused_normalizations(draw):
+    """(x, gamma, beta, shift, g, groups, eps): what is for each channel may be for each sample."""
+    x, gamma, beta, g, groups, eps = draw(normalizations())
+    sizes = st.sampled_from([gamma.shape, (len(x), *gamma.shape)])
+    rng = np.random.default_rng(draw(seeds))
+    gamma, beta, shift = (rng.standard_normal(draw(sizes)) for _ in range(3))
+    return x, gamma, beta, draw(st.none() | st.just(shift)), g, groups, eps
+
+
+def _group_norm_silu_grad(drawn):
+    x, gamma, beta, shift, g, groups, eps = drawn
+    y, m, r = reference.group_norm_silu(np, x, gamma, beta, shift, groups, eps)
+    return g, x, y, m, r, gamma, beta, shift
+
+
 def _silu_grad(x):
     y, s = reference.silu(np, x)
     return np.cos(7 * x), y, s  # any numbers serve as cotangent
@@ -97,13 +113,19 @@ CASES = {
     "conv2d_dw": convolutions().map(lambda d: (d[0], d[2], d[1].shape, *d[3:])),
     "group_norm": normalizations().map(lambda d: (*d[:3], *d[4:])),
     "group_norm_grad": normalizations().map(_group_norm_grad),
+    "group_norm_silu": fused_normalizations().map(lambda d: (*d[:4], *d[5:])),
+    "group_norm_silu_grad": fused_normalizations().map(_group_norm_silu_grad),
     "silu": arrays(vectors).map(lambda x: (x,)),
     "silu_grad": arrays(vectors).map(_silu_grad),
     "attention": looks().map(lambda d: d[:4]),
     "attention_grad": looks().map(_attention_grad),
     "adam": adam(),
+    "clip_norm": adam().flatmap(
+        lambda d: st.sampled_from([0.5, 2.0]).map(lambda k: (d[1], k * np.linalg.norm(d[1])))
+    ),
+    "moving_average": adam().map(lambda d: (d[0], d[1], d[6])),
 }
 CASES = {name: strategy.map(Arguments) for name, strategy in CASES.items()}
 
-FLAT = {"adam"}
+FLAT = {"adam", "clip_norm", "moving_average"}
 """Kernels of the model's flat vectors, which are always contiguous."""

@@ -301,6 +301,23 @@ def group_norm(draw):
 
 
 @st.composite
+def group_norm_silu(draw):
+    case = draw(group_norm())
+    x, gamma, beta = case.inputs
+    groups = draw(st.sampled_from([k for k in range(1, 4) if x.shape[-1] % k == 0]))
+    groups = 1 if np.prod(x.shape[1:]) < 3 * groups else groups
+    eps = draw(st.sampled_from([1e-5, 0.1]))
+    sizes = [gamma.shape, (len(x), *gamma.shape)]
+    others = [draw(arrays(draw(st.sampled_from(sizes)))) for _ in range(draw(st.integers(2, 3)))]
+    return Case(
+        lambda *a: ops.group_norm_silu(*a, groups=groups, eps=eps),
+        (x, *others),
+        lambda *a: plain.group_norm_silu(*a, groups=groups, eps=eps),
+        f"{groups=}, {eps=}",
+    )
+
+
+@st.composite
 def layer_norm(draw):
     *lead, c = draw(shapes(min_dims=1))
     eps, c = draw(st.sampled_from([1e-5, 0.1])), c + 2
@@ -430,6 +447,7 @@ CASES = {
     "avg_pool": pool(ops.avg_pool, np.mean, own.normal),
     "max_pool": pool(ops.max_pool, np.max, own.distinct),
     "group_norm": group_norm(),
+    "group_norm_silu": group_norm_silu(),
     "layer_norm": layer_norm(),
     "attention": attention(),
     "embedding": embedding(),

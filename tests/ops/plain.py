@@ -52,6 +52,16 @@ def group_norm(x, gamma, beta, groups, eps):
     return gamma * y + beta
 
 
+def group_norm_silu(x, gamma, beta, shift=0, *, groups, eps):
+    """One sample at a time, with its own row of what has one."""
+    y = np.zeros_like(x)
+    for n in range(len(x)):
+        a, b, s = (p[n] if np.ndim(p) == 2 else p for p in (gamma, beta, shift))
+        u = group_norm(x[n : n + 1] + s, a, b, groups, eps)[0]
+        y[n] = u / (1 + np.exp(-u))
+    return y
+
+
 def layer_norm(x, gamma, beta, eps):
     y = np.zeros_like(x)
     for i in np.ndindex(x.shape[:-1]):

@@ -149,7 +149,12 @@ def test_dropout_drops_the_same_on_the_way_back():
         (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=4), "4 groups do not divide 6"),
         (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=0), "0 groups do not divide 6"),
         (lambda x: ops.group_norm(x, x[0, 0, :1], x[0, 0], groups=2), r"be \(6,\).* got \(1,\)"),
-        (lambda x: ops.layer_norm(x[..., :1], x[0, 0], x[0, 0]), r"be \(1,\).* and \(6,\)"),
+        (lambda x: ops.layer_norm(x[..., :1], x[0, 0], x[0, 0]), r"be \(1,\).* got \(6,\)"),
+        (
+            lambda x: ops.group_norm_silu(x, x[0, 0], x[0, 0], x[:1, 0], groups=2),
+            r"shift must be \(6,\) or \(2, 6\) .* got \(1, 6\)",
+        ),
+        (lambda x: ops.group_norm_silu(x, x[0, 0], x[0, 0], groups=4), "4 groups do not divide 6"),
         (lambda x: ops.dropout(x, p=1.0, rng=np.random.default_rng(0)), r"\[0, 1\), got 1.0"),
         (lambda x: ops.dropout(x, p=-0.1, rng=np.random.default_rng(0)), r"\[0, 1\), got -0.1"),
     ],

@@ -52,17 +52,27 @@ def _by_group(x: Array, groups: int) -> Array:
     return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
 
 
+def _spread(p: Array, x: Array) -> Array:
+    """A number for each channel, (C,), or for each sample and channel, (N, C), beside x."""
+    return p if p.ndim == 1 else p.reshape(p.shape[0], *(1,) * (x.ndim - 2), p.shape[1])
+
+
+def _gather(g: Array, p: Array) -> Array:
+    """The transpose of `_spread`: the sum of g over all that shares a number of p."""
+    return g.sum(axis=tuple(range(p.ndim - 1, g.ndim - 1)))
+
+
 def group_norm(
     xp: Any, x: Array, gamma: Array, beta: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
     """y = gamma x_hat + beta with x_hat = (x - m) r and r = 1/sqrt(v + eps), m and v the mean and
-    variance over the positions and the channels of a group of one sample. Returns y, and m and r
-    of shape (N, G).
+    variance over the positions and the channels of a group of one sample; gamma, beta: (C,) or
+    (N, C). Returns y, and m and r of shape (N, G).
     """
     z = _by_group(x, groups)
     m = z.mean(axis=(1, 3), keepdims=True)
     r = 1 / xp.sqrt(((z - m) ** 2).mean(axis=(1, 3), keepdims=True) + eps)
-    y = gamma * ((z - m) * r).reshape(x.shape) + beta
+    y = _spread(gamma, x) * ((z - m) * r).reshape(x.shape) + _spread(beta, x)
     return y, m[:, 0, :, 0], r[:, 0, :, 0]
 
 
@@ -70,15 +80,40 @@ def group_norm_grad(
     xp: Any, g: Array, x: Array, m: Array, r: Array, gamma: Array
 ) -> tuple[Array, Array, Array]:
     """x_bar = r (h - <h> - x_hat <h x_hat>) with h = gamma g and <.> the mean over a group;
-    gamma_bar = sum g x_hat, beta_bar = sum g.
+    gamma_bar = sum g x_hat, beta_bar = sum g, of the shape of gamma.
     """
-    groups, axes = r.shape[1], tuple(range(x.ndim - 1))
-    m, r = m[:, None, :, None], r[:, None, :, None]
+    groups, m, r = r.shape[1], m[:, None, :, None], r[:, None, :, None]
     x_hat = (_by_group(x, groups) - m) * r
-    h = _by_group(gamma * g, groups)
+    h = _by_group(_spread(gamma, x) * g, groups)
     mean_h, mean_hx = (z.mean(axis=(1, 3), keepdims=True) for z in (h, h * x_hat))
     dx = (r * (h - mean_h - x_hat * mean_hx)).reshape(x.shape)
-    return dx, (g * x_hat.reshape(x.shape)).sum(axis=axes), g.sum(axis=axes)
+    return dx, _gather(g * x_hat.reshape(x.shape), gamma), _gather(g, gamma)
+
+
+def group_norm_silu(
+    xp: Any, x: Array, gamma: Array, beta: Array, shift: Array | None, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """y = silu(group_norm(x + shift)): gamma, beta and shift are (C,) or (N, C), shift may be None.
+    Returns y, and the m and r of x + shift.
+    """
+    z = x if shift is None else x + _spread(shift, x)
+    u, m, r = group_norm(xp, z, gamma, beta, groups, eps)
+    return silu(xp, u)[0], m, r
+
+
+def group_norm_silu_grad(
+    xp: Any, g: Array, x: Array, y: Array, m: Array, r: Array, gamma: Array, beta: Array,
+    shift: Array | None,
+) -> tuple[Array, Array, Array, Array | None]:  # fmt: skip
+    """u = gamma x_hat + beta is computed anew, u_bar = silu'(u) g, and then as group_norm_grad;
+    shift_bar = sum x_bar. `y` is the result: s = y / u spares the exponential (0/0 means 1/2).
+    """
+    z = x if shift is None else x + _spread(shift, x)
+    x_hat = (_by_group(z, r.shape[1]) - m[:, None, :, None]) * r[:, None, :, None]
+    s = silu(xp, _spread(gamma, x) * x_hat.reshape(x.shape) + _spread(beta, x))[1]
+    du = silu_grad(xp, g, y, s)
+    dx, dgamma, _ = group_norm_grad(xp, du, z, m, r, gamma)
+    return dx, dgamma, _gather(du, beta), None if shift is None else _gather(dx, shift)
 
 
 def silu(xp: Any, x: Array) -> tuple[Array, Array]:
@@ -125,3 +160,15 @@ def adam(
     v[...] = beta2 * v + (1 - beta2) * g * g
     m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
     p -= lr * m_hat / (xp.sqrt(v_hat) + eps)
+
+
+def clip_norm(xp: Any, g: Array, max_norm: float) -> Array:
+    """g <- g min(1, max_norm / |g|), in place. Returns |g| as it was, a scalar of the library."""
+    norm = xp.sqrt(g @ g)
+    g /= xp.maximum(norm / max_norm, 1)  # by 1, so not at all, below max_norm
+    return norm
+
+
+def moving_average(xp: Any, average: Array, p: Array, decay: float) -> None:
+    """average <- decay average + (1 - decay) p, in place."""
+    average += (1 - decay) * (p - average)
