@@ -11,7 +11,7 @@ UV  := $(shell command -v uv 2>/dev/null)
 test parity: export OPENBLAS_NUM_THREADS = 1
 test parity: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo test parity lint bench chapters constraints clean distclean
+.PHONY: help demo test parity lint bench chapters docs constraints clean distclean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,11 @@ bench: $(VENV)/.has-parity  ## time a training step beside PyTorch's
 chapters: $(VENV)/.has-chapters  ## open the chapters in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=chapters $(ARGS)
 
+# -W: a warning is an error. The chapters are executed, two at a time.
+docs: $(VENV)/.has-docs  ## build the site: chapters with figures, guides, API reference
+	$(PY) -m sphinx -W --keep-going -q -j 2 -c docs $(ARGS) . docs/_build/html
+	@echo 'Open docs/_build/html/index.html; it needs no network.'
+
 # For maintainers; needs uv. PyTorch's CUDA packages are left out: which build of it is wanted differs by machine.
 constraints:  ## write constraints.txt anew from pyproject.toml
 	uv pip compile pyproject.toml --all-extras --universal --upgrade --no-header --no-annotate --quiet \
@@ -54,7 +59,7 @@ constraints:  ## write constraints.txt anew from pyproject.toml
 	rm constraints.new
 
 clean:  ## remove what tests, tools and builds leave behind, but no run
-	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist docs/_build
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist docs/_build docs/_api
 	find minidiff tests chapters benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean  ## also remove the virtual environment
