@@ -21,7 +21,7 @@ def linear(a: Array, b: Array, lam: Any) -> Array:
     in the middle.
     """
     lam = np.asarray(lam, dtype=np.float64)
-    return per_image(1 - lam, a) * a + per_image(lam, a) * b
+    return per_image(1 - lam, a) * a + per_image(lam, a) * b  # eq. (10.10)
 
 
 def variance_preserving(a: Array, b: Array, lam: Any) -> Array:
@@ -65,7 +65,7 @@ def mix(
     shapes = {a.shape for a in (*x0, *eps)}
     if len(shapes) > 1:
         raise InputError(f"images and noises must be of one shape, got {sorted(shapes)}")
-    return process.q_sample(schedule, linear(*x0, lam), t, mix_noise(*eps, lam))
+    return process.q_sample(schedule, linear(*x0, lam), t, mix_noise(*eps, lam))  # eq. (10.11)
 
 
 def interpolate(

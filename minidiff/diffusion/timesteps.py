@@ -12,7 +12,7 @@ from minidiff.errors import InputError
 
 def trailing(T: int, steps: int) -> NDArray[np.floating]:
     """T, T - T/S, ..., T/S: evenly spaced, from T on, with one more equal jump to 0."""
-    return T * np.arange(steps, 0, -1) / steps
+    return T * np.arange(steps, 0, -1) / steps  # eq. (10.6)
 
 
 def leading(T: int, steps: int) -> NDArray[np.floating]:

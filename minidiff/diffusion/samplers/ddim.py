@@ -25,7 +25,7 @@ def coefficients(schedule: Schedule, s: Any, t: Any, eta: float = 0.0) -> tuple[
     `ddim` refuses it.
     """
     sigma2 = eta**2 * np.asarray(process.posterior(schedule, s, t)[2])
-    abar_s = schedule.abar[s]
+    abar_s = schedule.abar[s]  # eq. (10.1), and sigma by eq. (10.4)
     return floats(np.sqrt(abar_s), np.sqrt(1 - abar_s - sigma2), np.sqrt(sigma2))
 
 
@@ -37,7 +37,7 @@ def largest_eta(schedule: Schedule, times: Any) -> float:
     """
     t, s = np.asarray(times[:-1]), np.asarray(times[1:])
     t, s = t[s > 0], s[s > 0]  # the last jump adds no noise, whatever eta is
-    variance = process.posterior(schedule, s, t)[2]
+    variance = process.posterior(schedule, s, t)[2]  # eq. (10.5)
     largest = np.sqrt(np.min((1 - schedule.abar[s]) / variance, initial=np.inf))
     # A hair less, so that rounding cannot make the difference negative; at 1 it never is.
     return max(1.0, float(largest) * (1 - 1e-12))
@@ -96,7 +96,7 @@ def ddim(
         for t, s in pairwise(times):
             x0, eps = evaluate(denoiser, schedule, x, t, clip, cond)
             yield State(t, x, x0)
-            c_0, c_eps, sigma = coefficients(schedule, s, t, eta)
+            c_0, c_eps, sigma = coefficients(schedule, s, t, eta)  # eq. (10.3)
             x = c_0 * x0 + c_eps * eps
             if sigma > 0:
                 x += sigma * rng.standard_normal(x.shape, dtype=x.dtype)

@@ -58,7 +58,7 @@ def ddim_inversion(
         for s, t in pairwise(times):
             eps = predict(denoiser, x, max(s, 1), cond)[0]
             signal, noise = math.sqrt(schedule.abar[s]), math.sqrt(1 - schedule.abar[s])
-            x0 = (x - noise * eps) / signal if s > 0 else x
+            x0 = (x - noise * eps) / signal if s > 0 else x  # eq. (10.9)
             x = math.sqrt(schedule.abar[t]) * x0 + math.sqrt(1 - schedule.abar[t]) * eps
             yield State(t, x, x0)
 
