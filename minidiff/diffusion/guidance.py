@@ -145,7 +145,7 @@ def classifier(
             )
         # One for each row, as no row depends on another: N gradients in one pass.
         gradient = pull(backend.array_module(value).ones_like(value))
-        eps = eps - per_image(scale * _noise(schedule, t), xt) * gradient
+        eps = eps - per_image(scale * _noise(schedule, t), xt) * gradient  # eq. (7.9)
         return eps if v is None else (eps, v)
 
     return guided

@@ -37,6 +37,7 @@ TARGETS: dict[str, Callable[[Schedule, Array, Any, Array, Array], Array]] = {
     "eps": lambda schedule, xt, t, x0, eps: eps,
     "x0": lambda schedule, xt, t, x0, eps: x0,
     "v": lambda schedule, xt, t, x0, eps: parameterizations.v_from_x0_eps(schedule, t, x0, eps),
+    # eq. (7.8)
     "score": lambda schedule, xt, t, x0, eps: parameterizations.score_from_eps(schedule, t, eps),
     "mu": lambda schedule, xt, t, x0, eps: parameterizations.mu_from_x0(schedule, xt, t, x0),
 }

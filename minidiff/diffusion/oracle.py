@@ -170,7 +170,7 @@ class GaussianMixture:
         if not s < t:
             raise InputError(f"the earlier time must come first, s < t, got s = {s} and t = {t}")
         xt = np.asarray(xt, dtype=np.float64)
-        weights = self.at_time(schedule, t).responsibilities(xt[None])[0]
+        weights = self.at_time(schedule, t).responsibilities(xt[None])[0]  # eq. (7.11)
         weights = np.maximum(weights, np.finfo(np.float64).tiny)  # a mixture has no empty component
         abar_s, abar_t = float(schedule.abar[s]), float(schedule.abar[t])
         a = abar_t / abar_s
@@ -366,14 +366,15 @@ class Noised:
 
     def label_score(self, x: Array, labels: Any) -> Array:
         """Gradient of log p(y | x), which is grad log q(x | y) - grad log q(x); an array like x."""
-        return self.score(x, labels) - self.score(x)
+        return self.score(x, labels) - self.score(x)  # eq. (7.9)
 
     def score(self, x: Array, labels: Any = None) -> Array:
         """Gradient of log q(x): -sum_k r_k (signal^2 C_k + sigma^2 I)^{-1} (x - signal m_k)."""
-        return -self._average(x, labels, lambda lam, s, v: 1 / v)
+        return -self._average(x, labels, lambda lam, s, v: 1 / v)  # eq. (7.6)
 
     def eps(self, x: Array, labels: Any = None) -> Array:
         """E[eps | x] = -sigma grad log q(x)."""
+        # eq. (7.3)
         return per_image(self._sigma, x) * self._average(x, labels, lambda lam, s, v: 1 / v)
 
     def x0(self, x: Array, labels: Any = None) -> Array:
@@ -381,7 +382,7 @@ class Noised:
 
         It is (x + sigma^2 grad log q(x)) / signal (Tweedie's formula), without the division.
         """
-        means = self.responsibilities(x, labels) @ self.mixture._on(x).means
+        means = self.responsibilities(x, labels) @ self.mixture._on(x).means  # eq. (7.4)
         return means.reshape(x.shape) + self._average(x, labels, lambda lam, s, v: s * lam / v)
 
     def score_divergence(self, x: Array, labels: Any = None) -> Array:
@@ -400,7 +401,7 @@ class Noised:
 
         It is d + sigma^2 times the divergence of the score (Tweedie's formula of second order).
         """
-        divergence = self.score_divergence(x, labels)
+        divergence = self.score_divergence(x, labels)  # eq. (7.5)
         sigma = per_image(self._sigma, divergence)
         return math.prod(self.mixture.shape) + sigma * sigma * divergence
 

@@ -68,7 +68,7 @@ def v_from_x0_eps(schedule: Schedule, t: Any, x0: Array, eps: Array) -> Array:
 
 def score_from_eps(schedule: Schedule, t: Any, eps: Array) -> Array:
     """Score grad log q(x_t) = -eps / sqrt(1 - abar_t), if eps is the optimal prediction."""
-    return -eps / _scales(schedule, eps, t)[1]
+    return -eps / _scales(schedule, eps, t)[1]  # eq. (7.3)
 
 
 def eps_from_score(schedule: Schedule, t: Any, score: Array) -> Array:

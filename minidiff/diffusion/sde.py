@@ -75,6 +75,7 @@ class SDE(ABC):
 
         Song et al. 2021, eq. 6. The noise is `diffusion` in both directions.
         """
+        # eq. (7.17)
         return self.drift(x, t) - per_image(np.square(self.diffusion(t)), x) * score
 
     def probability_flow(self, x: Array, t: Any, score: Array) -> Array:
@@ -82,6 +83,7 @@ class SDE(ABC):
 
         Song et al. 2021, eq. 13.
         """
+        # eq. (7.16)
         return self.drift(x, t) - per_image(np.square(self.diffusion(t)) / 2, x) * score
 
     def schedule(self, T: int) -> Schedule:
@@ -136,7 +138,7 @@ class VP(SDE):
     def marginal(self, t: Any) -> tuple[Any, Any]:
         """(exp(-B/2), sqrt(1 - exp(-B)))."""
         B = self.integral(t)
-        return floats(np.exp(-B / 2), np.sqrt(-np.expm1(-B)))
+        return floats(np.exp(-B / 2), np.sqrt(-np.expm1(-B)))  # eq. (7.15)
 
     def chain(self, T: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, beta_i = beta(i/T) / T.

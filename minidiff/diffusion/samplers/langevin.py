@@ -26,6 +26,7 @@ def langevin_step(x: Array, score: Array, alpha: Any, *, rng: Any) -> Array:
     `alpha` is the size of the step, a float or an array that broadcasts against x. As it shrinks,
     q is left unchanged; at a finite size N(m, v) becomes N(m, v / (1 - alpha / (4 v))).
     """
+    # eq. (7.13), which settles at eq. (7.14)
     z = rng.standard_normal(x.shape, dtype=x.dtype)
     return x + alpha / 2 * score + alpha**0.5 * z
 
