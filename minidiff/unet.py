@@ -27,6 +27,9 @@ from minidiff.nn import (
     SinusoidalEmbedding,
 )
 
+MAX_PARAMETERS = 10**9
+"""Weights, gradients, Adam's moments and the average of so many take 20 GB in float32."""
+
 TIME_EMBEDDINGS = ("sinusoidal", "fourier")
 TIME_CONDITIONINGS = ("add", "scale_shift")
 
@@ -112,6 +115,11 @@ class UNetConfig:
             yield f"time_conditioning {self.time_conditioning!r}, choose of {TIME_CONDITIONINGS}"
         if not self.norm_eps > 0:
             yield f"norm_eps must be positive, got {self.norm_eps}"
+        if self.least_parameters > MAX_PARAMETERS:
+            yield (
+                f"a network of more than {self.least_parameters:.2g} parameters, of which "
+                f"{MAX_PARAMETERS:.0e} are allowed; use fewer channels, multipliers or blocks"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -122,6 +130,14 @@ class UNetConfig:
     def resolutions(self) -> tuple[int, ...]:
         """Height and width at each level."""
         return tuple(self.image_size >> i for i in range(len(self.multipliers)))
+
+    @property
+    def least_parameters(self) -> int:
+        """How many parameters there are at least: the last 3x3 kernels of all blocks.
+
+        Known before anything is built, so that a slip of the pen is told at once.
+        """
+        return sum((2 * self.blocks + 1) * 9 * c * c for c in self.widths)
 
     @property
     def time_width(self) -> int:

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TextIO
 
 from minidiff.cli.arguments import make_parser
@@ -21,24 +22,38 @@ from minidiff.errors import InputError, PriorWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` (by default that of the process) asks for; the exit code."""
+    """Run the command that `argv` (by default that of the process) asks for; the exit code.
+
+    Under an MPI launcher every process runs it, and rank 0 speaks for all: see `cli.together`.
+    """
     # Before NumPy is loaded: the waiting threads of OpenBLAS spin. For small images two are hardly
     # faster than one, and many times slower when anything else wants a core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if any(name.startswith(("PMI_", "PMIX_", "OMPI_")) for name in os.environ):
+        from minidiff.cli.together import together
+
+        return together(partial(_run, argv))
+    code, message = _run(argv)
+    if message:
+        print(message, file=sys.stderr)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> tuple[int, str]:
+    """The exit code of a command, and what there is to say of its end on standard error."""
     parser = make_parser()
     try:
         arguments = vars(parser.parse_args(argv))
         name = arguments.pop("command")
         if name is None:
             parser.print_help()
-            return 0
+            return 0, ""
         from minidiff.cli import commands
 
         with _one_line_warnings():
-            return commands.COMMANDS[name](**arguments)
+            return commands.COMMANDS[name](**arguments), ""
     except KeyboardInterrupt:
-        print("\nminidiff: stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + signal.SIGINT, "\nminidiff: stopped"
     except InputError as error:
         message = str(error)
     except OSError as error:
@@ -46,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.strerror or error}{place}"
     except MemoryError as error:
         message = f"not enough memory; a smaller batch or network needs less ({error})"
-    print("minidiff: error:", " ".join(message.split()), file=sys.stderr)
-    return 2
+    return 2, f"minidiff: error: {' '.join(message.split())}"
 
 
 @contextmanager

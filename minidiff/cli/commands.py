@@ -15,12 +15,12 @@ import numpy as np
 
 from minidiff import backend, data, plot
 from minidiff.cli.terminal import Bar, stop_signals
-from minidiff.diffusion import schedules
 from minidiff.diffusion.samplers import State
 from minidiff.errors import InputError
 from minidiff.training import config, metrics, sampling
 from minidiff.training.config import TrainConfig
 from minidiff.training.files import whole_file
+from minidiff.training.parallel import world
 from minidiff.training.run import Run, check_free, is_run
 from minidiff.training.sampling import Watch
 from minidiff.training.trainer import Record, Trainer
@@ -32,24 +32,16 @@ DEMO_PICTURES = ("samples.png", "process.png", "process.gif", "loss.png")
 
 def demo(*, out: str, steps: int | None, seed: int | None) -> int:
     """Train on the digits, then draw each of them; goes on with a demo that was stopped."""
-    wanted = config.read("digits8").replace(**_given(steps=steps, seed=seed))
-    folder = Path(out)
-    if not is_run(folder):
+    given = _given(steps=steps, seed=seed)
+    wanted, folder = config.read("digits8").replace(**given), Path(out)
+    run, finished = world().on_first(_stopped_demo, folder, wanted, given)
+    if run is None:
         run, trainer = _new(folder, wanted)
+    elif finished:
+        print(f"{folder} holds a finished demo, so nothing was done.{_demo_outlook(folder)}")
+        return 0
     else:
-        run = Run.open(folder)
-        here = {"steps": run.config.steps, "seed": run.config.seed}
-        if run.config != wanted.replace(**(here | _given(steps=steps, seed=seed))):
-            raise InputError(
-                f"{folder} holds another run, of {run.config.steps} steps with seed "
-                f"{run.config.seed}; choose another folder with --out"
-            )
-        finished = all((folder / name).exists() for name in DEMO_PICTURES)
-        if finished and run.last_step() == run.config.steps:
-            print(f"{folder} holds a finished demo, so nothing was done.{_demo_outlook(folder)}")
-            return 0
-        print(f"{folder} holds a demo that was stopped after step {run.last_step()}; going on.")
-        trainer = Trainer(run.config)
+        trainer = Trainer(run.config, ranks=world())
     stopped = _train(trainer, run, f"minidiff demo --out {shlex.quote(out)}")
     if stopped:
         return stopped
@@ -71,12 +63,8 @@ def train(
     elif settings:
         raise InputError("--set changes a recipe, but no recipe is given")
     if resume:
-        run = Run.open(out)
-        if wanted is not None:
-            _check_same(run, wanted)
-        if steps is not None:
-            run = run.extend(steps)
-        trainer = Trainer(run.config)
+        run = world().on_first(_stopped_run, out, wanted, steps)
+        trainer = Trainer(run.config, ranks=world())
     elif wanted is not None:
         run, trainer = _new(out, wanted)
     else:
@@ -84,7 +72,7 @@ def train(
             f"say what to train: {', '.join(config.recipes())} or a .toml file (or --resume, to "
             "go on with the run in --out)"
         )
-    if run.last_step() == run.config.steps:
+    if world().on_first(run.last_step) == run.config.steps:
         print(f"{out} has done all its {run.config.steps} steps; --steps N goes on to step N.")
         return 0
     stopped = _train(trainer, run, f"minidiff train --resume --out {shlex.quote(out)}")
@@ -106,6 +94,8 @@ def sample(
     **options: Any,
 ) -> int:
     """Draw images from a run; write a grid of them and, if asked for, their arrays."""
+    if world().size > 1:
+        raise InputError("sample works in one process; leave mpiexec away")
     from_run = Run.open(run)
     names = data.class_names(from_run.config.data)
     conditional = from_run.config.unet.num_classes is not None
@@ -143,6 +133,34 @@ COMMANDS: dict[str, Callable[..., int]] = {"demo": demo, "train": train, "sample
 def _given(**values: Any) -> dict[str, Any]:
     """Those of the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _stopped_demo(
+    folder: Path, wanted: TrainConfig, given: dict[str, Any]
+) -> tuple[Run | None, bool]:
+    """The demo in the folder, None if it has to begin, and whether it is finished."""
+    if not is_run(folder) or Run.open(folder).last_checkpoint() is None:
+        return None, False
+    run = Run.open(folder)
+    here = {"steps": run.config.steps, "seed": run.config.seed}
+    if run.config != wanted.replace(**(here | given)):
+        raise InputError(
+            f"{folder} holds another run, of {run.config.steps} steps with seed "
+            f"{run.config.seed}; choose another folder with --out"
+        )
+    drawn = all((folder / name).exists() for name in DEMO_PICTURES)
+    if drawn and run.last_step() == run.config.steps:
+        return run, True
+    print(f"{folder} holds a demo that was stopped after step {run.last_step()}; going on.")
+    return run, False
+
+
+def _stopped_run(folder: str, wanted: TrainConfig | None, steps: int | None) -> Run:
+    """The run in the folder, to go on with to step `steps`; `wanted` must be its config."""
+    run = Run.open(folder)
+    if wanted is not None:
+        _check_same(run, wanted)
+    return run if steps is None else run.extend(steps)
 
 
 def _check_same(run: Run, wanted: TrainConfig) -> None:
@@ -191,37 +209,44 @@ def _check_output(path: Path, suffix: str, force: bool, *, make_folder: bool = F
 
 def _new(folder: str | Path, wanted: TrainConfig) -> tuple[Run, Trainer]:
     """A new run; its folder is made last, when nothing can fail any more."""
-    check_free(folder)
-    trainer = Trainer(wanted)
-    return Run.create(folder, wanted), trainer
+    world().on_first(check_free, folder)
+    trainer = Trainer(wanted, ranks=world())
+    return world().on_first(Run.create, folder, wanted), trainer
 
 
 def _train(trainer: Trainer, run: Run, resume: str) -> int:
     """Train to the last step with a bar and pictures; 0, or the exit code if it was stopped."""
-    c = run.config
+    c, ranks = run.config, trainer.ranks
     parameters = f"{trainer.model.num_parameters:,} parameters"
     print(
         f"Training a U-Net of {parameters} on {len(trainer.labels):,} images ({c.data}): "
-        f"{c.steps} steps of {c.batch_size} images."
+        f"{c.steps} steps of {c.batch_size} images"
+        f"{f', in {ranks.size} processes' if ranks.size > 1 else ''}."
     )
+    stop = 0
     with (
-        stop_signals() as caught,
-        Bar("train", c.steps, done=run.last_step()) as bar,
+        stop_signals(loud=ranks.first) as caught,
+        Bar("train", c.steps, done=ranks.on_first(run.last_step)) as bar,
         closing(train_records(trainer, run)) as records,
     ):
         for record in records:
             bar.step(partial(_describe, record))
-            if caught:
+            stop = ranks.maximum(caught[0] if caught else 0)  # whichever process was told to stop
+            if stop:
                 break
             if record.step % c.sample_every == 0:
                 _draw_progress(run, trainer)
     title = f"{c.data}, {parameters}, batch {c.batch_size}"
-    if measured := metrics.read(run.metrics):
-        plot.save(plot.loss_curve(measured, title), run.folder / "loss.png")
-    if not caught:
+    ranks.on_first(_draw_loss, run, title)
+    if not stop:
         return 0
     print(f"Step {trainer.step} of {c.steps} is done and saved. To go on:\n  {resume}")
-    return 128 + caught[0]
+    return 128 + stop
+
+
+def _draw_loss(run: Run, title: str) -> None:
+    if measured := metrics.read(run.metrics):
+        plot.save(plot.loss_curve(measured, title), run.folder / "loss.png")
 
 
 def _describe(record: Record) -> str:
@@ -234,12 +259,18 @@ def _draw_progress(run: Run, trainer: Trainer) -> None:
     n = 4 * len(names)
     conditional = run.config.unet.num_classes is not None
     labels = sampling.label_plan(n, range(len(names))) if conditional else None
-    w, steps = float(conditional), min(20, run.config.T)
     with trainer.ema.swapped():
-        images = sampling.draw(trainer.model, trainer.schedule, n, labels, w=w, steps=steps)
-    folder = run.folder / "samples"
-    folder.mkdir(exist_ok=True)
-    plot.save(plot.grid(images, labels, names), folder / f"step-{trainer.step:06d}.png")
+        images = sampling.draw(
+            trainer.model, trainer.schedule, n, labels, target=run.config.objective.target,
+            ranks=trainer.ranks, w=float(conditional), steps=min(20, run.config.T),
+        )  # fmt: skip
+
+    def save() -> None:
+        folder = run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        plot.save(plot.grid(images, labels, names), folder / f"step-{trainer.step:06d}.png")
+
+    trainer.ranks.on_first(save)
 
 
 # ------------------------------------------------------------------------------ drawing
@@ -266,8 +297,10 @@ def _draw(
                 done = n * (bar.done + 1) / steps
                 bar.step(lambda: f"{done / (time.perf_counter() - started):,.1f} images/s")
 
-        schedule = schedules.make(c.schedule, c.T)
-        return sampling.draw(model, schedule, n, labels, watch=show, **options)
+        return sampling.draw(
+            model, c.make_schedule(), n, labels, watch=show, target=c.objective.target,
+            ranks=world(), **options,
+        )  # fmt: skip
 
 
 def _draw_demo(run: Run) -> int:
@@ -282,14 +315,18 @@ def _draw_demo(run: Run) -> int:
         film.append((int(state.t), xt[first], x0[first]))
 
     print("Drawing ten of each digit from noise, with guidance w = 1.")
-    model = sampling.load_model(run)
+    model = world().on_first(sampling.load_model, run)
     images = _draw(
         run.config, model, len(labels), labels, watch=keep, sampler="ddpm",
         steps=min(100, run.config.T), w=1.0, batch=len(labels), seed=run.config.seed,
     )  # fmt: skip
-    plot.save(plot.grid(images, labels, names), run.folder / "samples.png")
-    plot.save(plot.process([(t, xt) for t, xt, _ in film], names), run.folder / "process.png")
-    plot.save_gif(plot.process_frames(film[::2]), run.folder / "process.gif")
+
+    def save() -> None:
+        plot.save(plot.grid(images, labels, names), run.folder / "samples.png")
+        plot.save(plot.process([(t, xt) for t, xt, _ in film], names), run.folder / "process.png")
+        plot.save_gif(plot.process_frames(film[::2]), run.folder / "process.gif")
+
+    world().on_first(save)
     return int((data.nearest_label(images) == labels).sum())
 
 

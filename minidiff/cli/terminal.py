@@ -15,8 +15,11 @@ from tqdm import tqdm
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying by them; a second one acts as it always does."""
+def stop_signals(*, loud: bool = True) -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of dying by them; a second one acts as it always does.
+
+    The first one is answered by a line on standard error if it is `loud`.
+    """
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -24,7 +27,8 @@ def stop_signals() -> Iterator[list[int]]:
         for each, handler in before.items():
             signal.signal(each, handler)
         # not print(): the signal may have come in the middle of one
-        os.write(2, b"\nFinishing this step, then saving; once more stops at once.\n")
+        if loud:
+            os.write(2, b"\nFinishing this step, then saving; once more stops at once.\n")
 
     before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

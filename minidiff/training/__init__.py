@@ -1,6 +1,7 @@
-"""Training runs: config and recipes, the trainer, the run's folder, checkpoints and sampling."""
+"""Training runs: config and recipes, the trainer, its processes, the run's folder, sampling."""
 
 from minidiff.training.config import TrainConfig, read, recipes
+from minidiff.training.parallel import Communicator, world
 from minidiff.training.run import Run
 from minidiff.training.sampling import draw, label_plan, load_model
 from minidiff.training.trainer import Record, Trainer, train
@@ -13,6 +14,8 @@ __all__ = [
     "Trainer",
     "Record",
     "train",
+    "Communicator",
+    "world",
     "load_model",
     "label_plan",
     "draw",

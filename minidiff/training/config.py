@@ -6,6 +6,7 @@ Every mistake is an InputError that names the key, the value, and what is allowe
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import tomllib
@@ -17,8 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minidiff.data import names as data_names
-from minidiff.diffusion.schedules import SCHEDULES
+from minidiff.diffusion import objectives, schedules, time_draws
+from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import InputError
 from minidiff.unet import UNetConfig
 
@@ -44,12 +48,76 @@ def _option(default: Any, allowed: Allowed) -> Any:
 POSITIVE: Allowed = "more than 0", lambda v: v > 0
 
 
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A noise schedule: its name, and those of its options that are not its own defaults.
+
+    The options are those of the functions in `schedules`; which ones a schedule has is checked
+    where its name is.
+    """
+
+    name: str = _option("cosine", _one_of(*SCHEDULES))
+    scale: str | None = None
+    beta: float | None = None
+    beta_1: float | None = None
+    beta_T: float | None = None
+    beta_max: float | None = None
+    s: float | None = None
+    start: float | None = None
+    end: float | None = None
+    tau: float | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    rho: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        known = [name for name in inspect.signature(SCHEDULES[self.name]).parameters if name != "T"]
+        for name in self.options:
+            if name not in known:
+                raise InputError(
+                    f"{self.name!r} has no option {name!r}; its options are {', '.join(known)}"
+                )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that are given."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the network learns to predict, and how much each time t counts.
+
+    `target` is what it predicts: the noise eps, the clean image x0, or v (Salimans & Ho 2022).
+    `weight` is "uniform", as in L_simple (Ho et al. 2020, eq. 14), or "min_snr", which cuts the
+    weight of times with an SNR above `gamma` (Hang et al. 2023). `times` is how a batch's t are
+    drawn, see `time_draws`; every t is equally likely in all of them.
+    """
+
+    target: str = _option("eps", _one_of("eps", "x0", "v"))
+    weight: str = _option("uniform", _one_of("uniform", "min_snr"))
+    gamma: float = _option(5.0, POSITIVE)
+    times: str = _option("uniform", _one_of(*time_draws.NAMES))
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+    def weights(self, schedule: Schedule, t: np.ndarray) -> np.ndarray | None:
+        """The weight of the loss of each image (N,) at the times t (N,); None where all are 1."""
+        if self.weight == "uniform":
+            return None
+        return objectives.min_snr_weight(schedule, t, gamma=self.gamma, target=self.target)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a run: the same config and backend give the same bits.
 
     Steps are counted from 1. `schedule` and `T` are the forward process, `unet` the network,
-    `p_uncond` how often a row's class is dropped so that guidance has an unconditional model.
+    `objective` what it learns, `p_uncond` how often a row's class is dropped so that guidance has
+    an unconditional model.
     The learning rate rises from 0 to `lr` over `warmup` steps and stays there.
 
     Raises
@@ -60,8 +128,9 @@ class TrainConfig:
 
     unet: UNetConfig
     data: str = _option("digits", _one_of(*data_names()))
-    schedule: str = _option("cosine", _one_of(*SCHEDULES))
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     T: int = _option(1000, _between(1, 100_000))
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     steps: int = _option(1000, _between(1, 10**9))
     batch_size: int = _option(64, _between(1, 10**6))
     optimizer: str = _option("adam", _one_of("adam", "adamw"))
@@ -77,13 +146,7 @@ class TrainConfig:
     sample_every: int = _option(200, _at_least(1))
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(TrainConfig)
-        for f in dataclasses.fields(self):
-            value = _convert(f.name, getattr(self, f.name), hints[f.name])
-            object.__setattr__(self, f.name, value)
-            text, holds = f.metadata.get("allowed", ("", lambda v: True))
-            if not holds(value):
-                raise InputError(f"{f.name} is {value!r}; it must be {text}")
+        _check_fields(self)
         if self.weight_decay and self.optimizer != "adamw":
             raise InputError(
                 f"weight_decay is {self.weight_decay!r}, but optimizer = {self.optimizer!r} has "
@@ -92,12 +155,21 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The config with these values; `unet` is a mapping (or already a UNetConfig)."""
+        """The config with these values; `unet` is a mapping (or already a UNetConfig).
+
+        `schedule` and `objective` are mappings too; a schedule without options may be its name.
+        """
         return _build(cls, values, prefix="")
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON and TOML have them: `from_dict` undoes it."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        schedule = {"name": self.schedule.name} | self.schedule.options
+        values = dataclasses.asdict(self) | {"schedule": schedule}
+        return json.loads(json.dumps(values))
+
+    def make_schedule(self) -> Schedule:
+        """The forward process."""
+        return schedules.make(self.schedule.name, self.T, **self.schedule.options)
 
     def replace(self, **changes: Any) -> TrainConfig:
         """The same config but for `changes`."""
@@ -116,7 +188,8 @@ def read(source: str, settings: Iterable[str] = ()) -> TrainConfig:
     Parameters
     ----------
     source : the name of a recipe, such as "digits8", or the path of a file that ends in .toml
-    settings : changes such as "lr=2e-3" or "unet.multipliers=[1, 2]", values as in TOML
+    settings : changes such as "lr=2e-3", "unet.multipliers=[1, 2]" or "schedule.beta_T=0.03",
+        values as in TOML
     """
     if source in recipes():
         text = (resources.files("minidiff.training") / "recipes" / f"{source}.toml").read_bytes()
@@ -150,6 +223,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
         value = text  # names need no quotes on the command line
     *tables, name = key.split(".")
     for table in tables:
+        if table == "schedule" and isinstance(values.get(table), str):
+            values[table] = {"name": values[table]}
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
             raise InputError(f"cannot set {key}: {table} is a value and not a table")
@@ -175,9 +250,22 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         raise InputError(str(error) if not prefix else f"[{prefix[:-1]}] {error}") from error
 
 
+def _check_fields(config: Any) -> None:
+    """Give the fields of a config their types, and check their ranges."""
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = _convert(f.name, getattr(config, f.name), hints[f.name])
+        object.__setattr__(config, f.name, value)
+        text, holds = f.metadata.get("allowed", ("", lambda v: True))
+        if not holds(value):
+            raise InputError(f"{f.name} is {value!r}; it must be {text}")
+
+
 def _convert(key: str, value: Any, hint: Any) -> Any:
     """`value` as the type `hint`; nothing is lost: 1 becomes 1.0, a list a tuple."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is ScheduleConfig and isinstance(value, str):
+        return _build(hint, {"name": value}, prefix=f"{key}.")
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else _build(hint, value, prefix=f"{key}.")
     if origin in (types.UnionType, typing.Union):

@@ -22,6 +22,7 @@ from minidiff.training import checkpoint, metrics
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
 from minidiff.training.files import read_json, write_json
+from minidiff.training.parallel import ALONE, Communicator
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, config: TrainConfig) -> Run:
-        """Make a new run of the folder, which must be absent or empty; else InputError."""
+        """Make a new run of the folder; an InputError if that is not free, see `check_free`."""
         folder = Path(folder)
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, config)
-        run.write_config()
+        with run.locked():
+            run.write_config()
         return run
 
     @classmethod
@@ -93,16 +95,23 @@ class Run:
         """Write a checkpoint, whole or not at all, and remove the older ones."""
         checkpoint.save(self.checkpoints, state)
 
-    def rewind(self, load_state: Callable[[Checkpoint], None]) -> None:
-        """Hand the newest checkpoint, if any, to `load_state`, and cut the metrics to its step."""
-        last = self.last_checkpoint()
-        if last is not None:
-            state = checkpoint.load(last)
+    def rewind(self, load_state: Callable[[Checkpoint], None], ranks: Communicator = ALONE) -> None:
+        """Hand the newest checkpoint, if any, to `load_state`, and cut the metrics to its step.
+
+        Rank 0 of `ranks` reads and cuts; all of them load.
+        """
+        newest = ranks.on_first(self._newest)
+        if newest is not None:
+            path, state = newest
             try:
                 load_state(state)
             except (InputError, KeyError) as error:
-                raise checkpoint.damaged(last, error) from error
-        metrics.cut(self.metrics, self.last_step())
+                raise checkpoint.damaged(path, error) from error
+        ranks.on_first(lambda: metrics.cut(self.metrics, self.last_step()))
+
+    def _newest(self) -> tuple[Path, Checkpoint] | None:
+        last = self.last_checkpoint()
+        return None if last is None else (last, checkpoint.load(last))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -125,9 +134,15 @@ class Run:
 
 
 def check_free(folder: str | Path) -> None:
-    """Refuse a folder that a new run would share with something else."""
+    """Refuse a folder that a new run would share with something else.
+
+    It may be absent, empty, or hold a run that ended before its first checkpoint: there is nothing
+    to go on from in that one, and it is replaced.
+    """
     folder = Path(folder)
     if is_run(folder):
+        if _is_fruitless(folder):
+            return
         raise InputError(
             f"{folder} holds a run already; go on with it by --resume, or choose another folder"
         )
@@ -143,6 +158,17 @@ def check_free(folder: str | Path) -> None:
 def is_run(folder: str | Path) -> bool:
     """Whether the folder holds a run."""
     return (Path(folder) / "config.json").is_file()
+
+
+def _is_fruitless(folder: Path) -> bool:
+    """Whether the folder holds a run without a checkpoint, and no file that is not the run's."""
+    names = {path.name for path in folder.iterdir() if not _is_temporary(path)}
+    if not names <= {"config.json", "metrics.jsonl", "samples", "loss.png", "checkpoints"}:
+        return False
+    try:
+        return Run.open(folder).last_checkpoint() is None
+    except InputError:  # somebody else's config.json
+        return False
 
 
 def _is_temporary(path: Path) -> bool:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from minidiff import backend
-from minidiff.diffusion import guidance, samplers
+from minidiff.diffusion import guidance, objectives, samplers
 from minidiff.diffusion.samplers import State
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
 from minidiff.training import checkpoint
+from minidiff.training.parallel import ALONE, Communicator
 from minidiff.training.run import Run
 from minidiff.unet import UNet
 
@@ -61,6 +62,8 @@ def sample(
     n: int,
     labels: np.ndarray | None = None,
     *,
+    target: str = "eps",
+    ranks: Communicator = ALONE,
     sampler: str = "ddim",
     w: float = 0.0,
     seed: int = 0,
@@ -78,6 +81,9 @@ def sample(
     schedule : of the run that trained it
     n : how many images
     labels : int (n,), the class of each; None for a model without classes
+    target : what the run trained it to predict, ``config.objective.target``
+    ranks : the processes among which each batch is divided; all of them call this and get all
+        images
     sampler : its name, see `samplers`
     w : guidance weight, see `guidance.classifier_free`; 0 for none
     seed : of the noise
@@ -91,7 +97,8 @@ def sample(
     """
     if min(n, batch) < 1:
         raise InputError(f"n and batch must be at least 1, got n={n}, batch={batch}")
-    c, denoiser = model.config, model.denoise
+    c = model.config
+    denoiser = objectives.as_denoiser(ranks.share(model.denoise), schedule, target=target)
     if c.num_classes is None and (labels is not None or w):
         raise InputError("this model was trained without classes: it takes neither classes nor w")
     if c.num_classes is not None:

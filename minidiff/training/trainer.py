@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minidiff import backend
+from minidiff.autograd import Tensor
 from minidiff.data import Dataset, batch_indices, load
-from minidiff.diffusion import objectives, schedules
+from minidiff.diffusion import objectives, time_draws
 from minidiff.errors import InputError
 from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
 from minidiff.training.metrics import MetricsLog
+from minidiff.training.parallel import ALONE, Communicator, SlicedGenerator
 from minidiff.training.run import Run
 from minidiff.unet import UNet
 
@@ -30,6 +35,7 @@ class Trainer:
     ----------
     config : what decides the run
     data : the images; those that the config names, unless given
+    ranks : the processes that train together, see `parallel.world`; by default this one alone
 
     Attributes
     ----------
@@ -40,15 +46,22 @@ class Trainer:
     Raises
     ------
     InputError
-        If the network does not fit the images.
+        If the network does not fit the images, or there are more processes than images in a batch.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, data: Dataset | None = None, *, ranks: Communicator = ALONE
+    ) -> None:
         data = data or load(config.data)
         _check_fit(config, data)
-        self.config = config
+        if config.batch_size < ranks.size:
+            raise InputError(
+                f"batch_size is {config.batch_size}, too small for {ranks.size} processes: each "
+                "needs an image in every step; start fewer, or set a larger batch_size"
+            )
+        self.config, self.ranks = config, ranks
         self.images, self.labels = backend.asarray(data.images), data.labels
-        self.schedule = schedules.make(config.schedule, config.T)
+        self.schedule = config.make_schedule()
         self.model = UNet(config.unet, rng=backend.host_generator(config.seed)).train()
         self.flat = self.model.flatten()
         self.optimizer = (
@@ -63,27 +76,40 @@ class Trainer:
         """One gradient step on || eps - eps_theta(sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t) ||^2.
 
         Ho et al. (2020), Algorithm 1, with classes dropped for guidance (Ho & Salimans 2022,
-        Algorithm 1). All draws are functions of (seed, step). Returns the loss and the norm of
-        its gradient, scalars on the device: to read them is to wait for the device.
+        Algorithm 1), or on another objective that the config names. All draws are functions of
+        (seed, step), made for the whole batch; several processes take their rows of them. Returns
+        the loss and the norm of its gradient, scalars on the device: to read them is to wait for
+        the device.
         """
-        c, step = self.config, self.step + 1
+        c, n, step = self.config, self.config.batch_size, self.step + 1
         host, device = backend.host_generator(c.seed, step), backend.generator(c.seed, step)
 
-        rows = batch_indices(len(self.labels), c.batch_size, seed=c.seed, step=step)
-        x0 = self.images[backend.asarray(rows)]
-        t = objectives.draw_t(self.schedule, len(rows), rng=host)
-        eps = device.standard_normal(x0.shape, dtype=x0.dtype)
+        rows = batch_indices(len(self.labels), n, seed=c.seed, step=step)
+        t = time_draws.draw(c.objective.times, self.schedule, n, rng=host, step=step)
+        eps = device.standard_normal((n, *self.images.shape[1:]), dtype=self.images.dtype)
+        labels = self._labels(rows, host)
 
         self.model.zero_grad()
-        loss = objectives.simple(
-            self.model, self.schedule, x0, t, eps, labels=self._labels(rows, host), rng=device
-        )
-        loss.backward()
+        mine = self.ranks.rows(n)
+        if self.ranks.size == 1:
+            loss = self._loss(rows, t, eps, labels, device)
+            loss.backward()
+            total = loss.data
+        else:
+            labels = None if labels is None else labels[mine]
+            rng = SlicedGenerator(device, mine, n)
+            loss = self._loss(rows[mine], t[mine], eps[mine], labels, rng)
+            loss = loss * ((mine.stop - mine.start) / n)  # the share of these rows in the mean
+            loss.backward()
+            self.ranks.allreduce(self.flat.grad)
+            sums = loss.data.reshape(1)
+            self.ranks.allreduce(sums)
+            total = sums[0]
         norm = clip_grad_norm(self.flat, c.grad_clip)
         self.optimizer.step(self.lr(step))
         self.ema.update()
         self.step = step
-        return loss.data, norm
+        return total, norm
 
     def lr(self, step: int) -> float:
         """The learning rate of step 1, 2, ...: it rises over the warm-up and then stays."""
@@ -110,6 +136,18 @@ class Trainer:
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer | {"steps": state.counters["optimizer"]})
         self.step = state.step
+
+    def _loss(
+        self, rows: np.ndarray, t: np.ndarray, eps: Array, labels: np.ndarray | None, rng: Any
+    ) -> Tensor:
+        """The mean loss of these rows of the data at the times t, with the noise eps."""
+        o, x0 = self.config.objective, self.images[backend.asarray(rows)]
+        if (o.target, o.weight) == ("eps", "uniform"):
+            return objectives.simple(self.model, self.schedule, x0, t, eps, labels=labels, rng=rng)
+        losses = objectives.squared_error(
+            self.model, self.schedule, x0, t, eps, target=o.target, labels=labels, rng=rng
+        )
+        return objectives.mean(losses, o.weights(self.schedule, t))
 
     def _labels(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         null = self.config.unet.num_classes
@@ -143,39 +181,52 @@ def train(trainer: Trainer, run: Run) -> Generator[Record, None, None]:
     checkpoint is written. A caller who stops early closes the generator (``contextlib.closing``
     does), which saves the step that was just done.
 
+    Several processes (`Trainer.ranks`) call it together, and stop after the same step if they
+    stop. Rank 0 alone reads and writes in the folder.
+
     Raises
     ------
     InputError
         If the loss or its gradient is no longer finite (nothing is saved then), if the checkpoint
-        is damaged or of another model, if another process trains in the folder, or if trainer and
-        run have not the same config.
+        is damaged or of another model, if another process trains in the folder, if trainer and
+        run have not the same config, or if the processes no longer have the same weights.
     OSError
         If the disk is full, say; the older checkpoint is then still there.
     """
-    config = trainer.config
+    config, ranks = trainer.config, trainer.ranks
     if config != run.config:
         raise InputError(f"the trainer has another config than the run in {run.folder}")
-    with run.locked():
-        run.rewind(trainer.load_state)
-        run.write_config()
-        log, window = MetricsLog(run.metrics), _Window(trainer)
+    with ExitStack() as stack:
+        ranks.on_first(stack.enter_context, run.locked())
+        run.rewind(trainer.load_state, ranks)
+        ranks.on_first(run.write_config)
+        log = MetricsLog(run.metrics if ranks.first else Path(os.devnull))
+        stack.callback(log.close)
+
+        def save() -> None:
+            log.sync()
+            run.save(trainer.state())
+
+        start, window = trainer.step, _Window(trainer)
         try:
             while trainer.step < config.steps:
                 record = window.step()
-                saves = record.step % config.checkpoint_every == 0 or record.step == config.steps
-                if saves or record.step % config.log_every == 0:
+                step = record.step
+                saves = step % config.checkpoint_every == 0 or step == config.steps
+                if saves or step == start + 1:
+                    ranks.check_same(trainer.flat.data, f"the weights after step {step}")
+                if saves or step % config.log_every == 0:
                     log.append(window.read())
                 if saves:
-                    log.sync()
-                    run.save(trainer.state())
+                    ranks.on_first(save)
                 yield record
         except GeneratorExit:
+            # Not a word to the other processes: this one may be alone in stopping, by an error.
             if window.losses:
                 log.append(window.read())
-            run.save(trainer.state())
+            if ranks.first:
+                run.save(trainer.state())
             raise
-        finally:
-            log.close()
 
 
 @dataclass

@@ -1,12 +1,16 @@
 """Configs: recipes and files come in, mistakes are named with what is allowed."""
 
 import dataclasses
+import inspect
 import json
+import math
 
 import pytest
 
+from minidiff.diffusion.schedules import SCHEDULES, make
 from minidiff.errors import InputError
 from minidiff.training import TrainConfig, read, recipes
+from minidiff.training.config import ScheduleConfig
 from minidiff.unet import UNetConfig
 from tests.training.tiny import TINY, tiny
 
@@ -39,8 +43,36 @@ def test_settings_change_values(tmp_path):
         ["lr=1", " schedule = linear", "unet.multipliers=[1, 2]", 'optimizer="adamw"', "seed = 3"],
     )
     assert (config.lr, type(config.lr)) == (1.0, float)
-    assert (config.schedule, config.optimizer, config.seed) == ("linear", "adamw", 3)
+    assert (config.schedule.name, config.optimizer, config.seed) == ("linear", "adamw", 3)
     assert config.unet.multipliers == (1, 2)
+
+
+def test_options_of_a_schedule(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(TINY)
+    config = read(str(path), ["schedule=linear", "schedule.beta_T=0.3", "schedule.scale=none"])
+    assert config.schedule.options == {"beta_T": 0.3, "scale": "none"}
+    assert config.make_schedule().beta[-1] == 0.3
+    assert config.make_schedule().T == config.T == 20
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    assert read(str(path), ["schedule.s=0.1"]).schedule.name == "cosine"  # as without options
+
+    path.write_text(TINY + '\n[schedule]\nname = "constant"\nbeta = 0.2\n')
+    config = read(str(path))
+    assert config.make_schedule().beta[7] == make("constant", 20, beta=0.2).beta[7]
+    assert read(str(path), ["schedule=cosine"]).schedule.options == {}
+
+
+def test_every_option_of_every_schedule_can_be_set():
+    known = {f.name for f in dataclasses.fields(ScheduleConfig)} - {"name"}
+    options = {o for make in SCHEDULES.values() for o in inspect.signature(make).parameters}
+    assert known == options - {"T"}
+
+
+def test_a_config_of_older_runs_can_be_read(tmp_path):
+    """It had the schedule's name alone, and no objective."""
+    old = {k: v for k, v in tiny(tmp_path).to_dict().items() if k != "objective"}
+    assert TrainConfig.from_dict(old | {"schedule": "cosine"}) == tiny(tmp_path)
 
 
 def test_it_is_frozen(tmp_path):
@@ -72,7 +104,18 @@ def test_it_is_frozen(tmp_path):
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is"),
         ({"data": "mnist2"}, "one of: digits"),
-        ({"schedule": "quick"}, "one of: linear"),
+        ({"schedule": "quick"}, "[schedule] name is 'quick'; it must be one of: linear"),
+        ({"schedule": {"name": "quick"}}, "[schedule] name is 'quick'"),
+        ({"schedule": {"beta_T": 0.03}}, "'cosine' has no option 'beta_T'; its options are s, "),
+        ({"schedule": {"name": "linear", "beta_T": "x"}}, "schedule.beta_T is 'x'"),
+        ({"schedule": {"name": "linear", "slope": 1}}, "unknown setting schedule.slope"),
+        ({"schedule": 3}, "schedule is 3; it must be a table"),
+        ({"objective": {"target": "y"}}, "[objective] target is 'y'; it must be one of: eps,"),
+        ({"objective": {"weight": "snr"}}, "one of: uniform, min_snr"),
+        ({"objective": {"times": "odd"}}, "one of: uniform, stratified, cyclic"),
+        ({"objective": {"gamma": 0}}, "[objective] gamma is 0.0; it must be more than 0"),
+        ({"objective": {"gamma": math.nan}}, "finite"),
+        ({"objective": "v"}, "objective is 'v'; it must be a table"),
         ({"optimizer": "sgd"}, "one of: adam, adamw"),
         ({"weight_decay": 0.1}, "set optimizer to 'adamw'"),
         ({"log_every": 0}, "1 or more"),
@@ -87,6 +130,9 @@ def test_it_is_frozen(tmp_path):
         ({"unet": {"image_size": 8, "multipliers": [1, "2"]}}, "unet.multipliers is '2'"),
         ({"unet": {"image_size": 7}}, "divisible"),
         ({"unet": {"image_size": 8, "groups": 5}}, "groups"),
+        ({"unet": {"image_size": 8, "blocks": 10**20}}, "1e+09 are allowed; use fewer"),
+        ({"unet": {"image_size": 8, "channels": 10**9, "groups": 1}}, "use fewer channels"),
+        ({"unet": {"image_size": 8, "multipliers": [1, 10**9]}}, "use fewer channels"),
         ({"nosuch": 1}, "unknown setting nosuch; known are: unet, data"),
     ],
 )
