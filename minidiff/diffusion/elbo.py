@@ -51,7 +51,7 @@ def kl_normal_nats(mean: Any, variance: Any, other_mean: Any, other_variance: An
                 f"a variance must be positive, got {v}; at t = 1 the posterior's is 0, and the "
                 "decoder takes the place of a KL"
             )
-    r_1 = (variance - other_variance) / other_variance
+    r_1 = (variance - other_variance) / other_variance  # eq. (5.5)
     log_r = math.log1p(r_1) if isinstance(r_1, float) else xp.log1p(r_1)
     off = mean - other_mean
     return 0.5 * (r_1 - log_r) + off * off / (2 * other_variance)
@@ -152,7 +152,7 @@ class Bound:
     @property
     def total_nats(self) -> NDArray[np.float64]:
         """L_T + ... + L_0, shape (N,)."""
-        return self.prior_nats + self.step_nats.sum(1)
+        return self.prior_nats + self.step_nats.sum(1)  # eq. (5.12), a case of eq. (5.10)
 
     @property
     def prior_bits_per_dim(self) -> NDArray[np.float64]:
