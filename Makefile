@@ -59,7 +59,7 @@ constraints:  ## write constraints.txt anew from pyproject.toml
 	rm constraints.new
 
 clean:  ## remove what tests, tools and builds leave behind, but no run
-	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist docs/_build docs/_api
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist docs/_build docs/_generated
 	find minidiff tests chapters benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean  ## also remove the virtual environment

@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = str(ROOT)
 
+import covered  # noqa: E402
+
 import minidiff  # noqa: E402
 
 project = "minidiff"
@@ -106,9 +108,16 @@ def plain_text(app, what, name, obj, options, lines):
         block = block and (indented or not line)
         parts = re.split(r"(``.*?``|`.*?`)", line)
         parts[::2] = [re.sub(r"(?<!\\)[*|]", r"\\\g<0>", part) for part in parts[::2]]
-        given_by_stars = re.match(r"\*{1,2}\w+( :|$)", line.strip())  # numpydoc escapes *args itself
+        given_by_stars = re.match(r"\*{1,2}\w+( :|$)", line.strip())  # as numpydoc does
         shown.append(line if block or given_by_stars else "".join(parts))
     lines[:] = shown
+
+
+def write_coverage(app):
+    """The table of what is covered where, from the tags of the cells."""
+    folder = ROOT / "docs" / "_generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "coverage.md").write_text(covered.page())
 
 
 def copy_mathjax(app, exception):
@@ -125,6 +134,7 @@ def copy_mathjax(app, exception):
 
 def setup(app):
     """Called by Sphinx."""
+    app.connect("config-inited", lambda app, config: write_coverage(app))
     app.connect("autodoc-process-docstring", plain_text, priority=100)  # before numpydoc
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
