@@ -130,7 +130,9 @@ class Array:
     def __getattr__(self, name):
         if name.startswith("_") or name not in API["ndarray"]:
             raise AttributeError(f"CuPy's arrays have no attribute {name!r}")
-        if name in ("data", "base", "device", "flat"):
+        if name == "data":  # of which only the address is modelled
+            return types.SimpleNamespace(ptr=self._a.ctypes.data)
+        if name in ("base", "device", "flat"):
             raise NotImplementedError(f"the double does not model .{name}")
         value = getattr(self._a, name)
         if not callable(value):

@@ -16,6 +16,12 @@ import numpy as np
 from minidiff.errors import InputError
 
 NAMES = ("numpy", "cupy")
+PRECISIONS = ("float32", "tf32")
+
+precision: str = os.environ.get("MINIDIFF_PRECISION") or "float32"
+"""How a GPU multiplies float32 numbers in matrix products and convolutions: in full, or with
+factors of 10 bits of mantissa (TF32), which tensor cores take; sums are float32 in both.
+"""
 
 
 def _load(name: str) -> ModuleType:
@@ -24,6 +30,8 @@ def _load(name: str) -> ModuleType:
         return np
     if name != "cupy":
         raise InputError(f"MINIDIFF_BACKEND={name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if precision == "tf32":  # CuPy reads it at its first matrix product
+        os.environ["CUPY_TF32"] = "1"
     hint = "or unset MINIDIFF_BACKEND to run on NumPy"
     try:
         import cupy
@@ -40,6 +48,10 @@ def _load(name: str) -> ModuleType:
     return cupy
 
 
+if precision not in PRECISIONS:
+    raise InputError(
+        f"MINIDIFF_PRECISION={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
+    )
 name: str = os.environ.get("MINIDIFF_BACKEND") or "numpy"
 xp: Any = _load(name)
 

@@ -23,7 +23,7 @@ from minidiff.errors import InputError
 _choice = os.environ.get("MINIDIFF_KERNELS") or "fast"
 if _choice not in ("fast", "reference"):
     raise InputError(f"MINIDIFF_KERNELS={_choice!r} is unknown; choose fast or reference")
-_HAVE_FAST = ("numpy",)
+_HAVE_FAST = ("numpy", "cupy")
 
 
 def public(module: ModuleType) -> dict[str, object]:

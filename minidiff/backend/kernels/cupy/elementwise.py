@@ -1,0 +1,32 @@
+"""Functions of each number, each a pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidiff.backend.kernels.cupy.launch import THREADS, blocks, launch, packs
+from minidiff.backend.kernels.reference import Array
+
+
+def _grid(n: int) -> tuple[int]:
+    return (blocks(n, 4 * THREADS),)
+
+
+def silu(xp: Any, x: Array) -> tuple[Array, Array]:
+    """Both results in one pass; e^-x may overflow to infinity, which makes y 0."""
+    x = xp.ascontiguousarray(x)
+    y, s = xp.empty_like(x), xp.empty_like(x)
+    n = xp.int64(x.size)
+    launch(xp, "elementwise", "silu", _grid(x.size), (x, y, s, n, packs(xp, x.size, x, y, s)))
+    return y, s
+
+
+def silu_grad(xp: Any, g: Array, y: Array, s: Array) -> Array:
+    """One pass."""
+    g, y, s = (xp.ascontiguousarray(a) for a in (g, y, s))
+    dx = xp.empty_like(g)
+    n = xp.int64(g.size)
+    launch(
+        xp, "elementwise", "silu_grad", _grid(g.size), (g, y, s, dx, n, packs(xp, g.size, g, y, s, dx))
+    )
+    return dx
