@@ -40,8 +40,8 @@ REMEMBERED = {
     "rk2": (4, "x in sigma, the slope, the point that it leads to, and the prediction there"),
     "edm": (4, "x in sigma, the slope, the point that it leads to, and the prediction there"),
     "dpmpp_2m": (2, "x in sigma, the extrapolated prediction"),
-    "annealed_langevin": (4, "x between two corrections, prediction, score and noise"),
-    "predictor_corrector": (3, "prediction, score and noise of a correction"),
+    "annealed_langevin": (1, "x between two corrections"),
+    "predictor_corrector": (1, "x between two corrections"),
 }
 
 

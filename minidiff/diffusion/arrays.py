@@ -38,9 +38,18 @@ def per_image(c: Any, x: Array) -> Any:
 
 
 def check_like(a: Any, x: Array, name: str, like: str) -> None:
-    """Refuse `a` of another shape than `x`: by broadcasting it could pass unseen."""
+    """Refuse `a` of another shape or dtype than `x`.
+
+    By broadcasting another shape could pass unseen; another dtype would turn the precision of all
+    that follows into that of one of the two.
+    """
     if a.shape != x.shape:
         raise InputError(f"{name} must have the shape of {like}, {x.shape}, got {a.shape}")
+    if a.dtype != x.dtype:
+        raise InputError(
+            f"{name} must have the dtype of {like}, {x.dtype}, got {a.dtype}: "
+            f"convert it with .astype({x.dtype})"
+        )
 
 
 def floats(*coefficients: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.diffusion import decoder, objectives
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.denoiser import Denoiser, predict
+from minidiff.diffusion.denoiser import Denoiser, in_eps, predict
 from minidiff.diffusion.objectives import Variance
 from minidiff.diffusion.parameterizations import Clip, check_clip, denoised
 from minidiff.diffusion.process import posterior, q_sample
@@ -116,7 +116,7 @@ def steps_nats(
         decoder.check_on_levels(x0, levels)
     learned = isinstance(variance, str) and variance == "learned"
     objectives.model_variance(schedule, 1, "posterior" if learned else variance)  # refuses it now
-    clip = check_clip(clip)
+    clip, denoiser = check_clip(clip), in_eps(denoiser, schedule)
     dims = math.prod(x0.shape[1:])
 
     def steps() -> Generator[Step, None, None]:

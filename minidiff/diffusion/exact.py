@@ -64,30 +64,44 @@ def propagate(run: Callable[[Any, Any], Any], shape: tuple[int, ...]) -> Affine:
     ------
     InputError
         If the sampler is not affine (its x0 is clipped, or the denoiser is not affine): one more
-        row, with noise everywhere, is compared with what the map says.
+        row, with noise everywhere, is compared with what the map says. Or if what comes of a row
+        depends on the others of its batch (see `samplers.predictor_corrector`).
     """
     d = int(np.prod(shape))
-    counter = _Scripted(lambda k: np.zeros((1, *shape)))
-    run(np.zeros((1, *shape)), counter)
+
+    def few(k: int) -> NDArray[np.float64]:
+        """The k-th array of noise for the first row and the last, which are 0 and the probe."""
+        return np.stack([np.zeros(d), probe_at(k)]).reshape(2, *shape)
+
+    def probe_at(k: int) -> NDArray[np.float64]:  # a vector in no special direction
+        return 1.5 * np.cos(np.arange(k * d, (k + 1) * d) ** 2)
+
+    counter = _Scripted(lambda k: few(k + 1))
+    alone = run(few(0), counter).reshape(2, d)
     columns = (1 + counter.draws) * d
     rows = columns + 2
-    probe = 1.5 * np.cos(np.arange(columns) ** 2)  # a vector in no special direction
 
     def noise(k: int) -> NDArray[np.float64]:
         """The k-th array of noise (0 is x_T) for every row."""
         z = np.zeros((rows, d))
         own = slice(k * d, (k + 1) * d)
         z[1:-1][own] = np.eye(d)
-        z[-1] = probe[own]
+        z[-1] = probe_at(k)
         return z.reshape(rows, *shape)
 
     x0 = run(noise(0), _Scripted(lambda k: noise(k + 1))).reshape(rows, d)
     offset, matrix = x0[0], (x0[1:-1] - x0[0]).T
-    expected = offset + matrix @ probe
-    if not np.allclose(x0[-1], expected, rtol=1e-8, atol=1e-8 * (1 + np.abs(matrix).sum())):
+    probe = np.concatenate([probe_at(k) for k in range(1 + counter.draws)])
+    expected, atol = offset + matrix @ probe, 1e-8 * (1 + np.abs(matrix).sum())
+    if not np.allclose(x0[-1], expected, rtol=1e-8, atol=atol):
         raise InputError(
             "this sampler is not affine in its noise (is x0 clipped, or the denoiser not affine?), "
             "so a mean and a covariance do not describe what it generates"
+        )
+    if not np.allclose(alone, x0[[0, -1]], rtol=1e-8, atol=atol):
+        raise InputError(
+            "what this sampler makes of an image depends on the others of its batch, so one map "
+            "does not describe it"
         )
     return Affine(offset, matrix)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from minidiff import backend, ops
 from minidiff.autograd import Tensor, vjp
 from minidiff.diffusion.arrays import Array, per_image
-from minidiff.diffusion.denoiser import Denoiser
+from minidiff.diffusion.denoiser import Denoiser, Predicting, in_eps, predicts
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
 from minidiff.errors import InputError
@@ -61,7 +61,8 @@ def classifier_free(
     Returns
     -------
     A denoiser ``guided(xt, t, *, labels)``. If `denoiser` has learned its variance, so has this:
-    the conditional one.
+    the conditional one. Of one that is `Predicting` v or x_0 the same is guided, which comes to
+    the same since the weights sum to 1; `rescale` then looks at the spread of v or x_0.
     """
     if not math.isfinite(w):
         raise InputError(f"the guidance weight w must be finite, got {w}")
@@ -94,7 +95,8 @@ def classifier_free(
             guided_eps = guided_eps * (rescale * ratio + (1 - rescale))
         return guided_eps if v is None else (guided_eps, v[:n])
 
-    return guided
+    source = predicts(denoiser)
+    return guided if source == "eps" else Predicting(guided, source)
 
 
 def classifier(
@@ -131,6 +133,7 @@ def classifier(
     """
     if not math.isfinite(scale):
         raise InputError(f"the scale of guidance must be finite, got {scale}")
+    denoiser = in_eps(denoiser, schedule)
 
     def guided(xt: Array, t: NDArray[np.int64], **cond: Any) -> Any:
         prediction = denoiser(xt, t, **cond) if conditional else denoiser(xt, t)

@@ -10,7 +10,7 @@ from minidiff.diffusion.arrays import Array
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.parameterizations import Clip, check_clip
-from minidiff.diffusion.samplers.base import State, check_rng, check_start
+from minidiff.diffusion.samplers.base import State, affine_step, check_rng, check_start
 from minidiff.diffusion.samplers.ddpm import coefficients
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
@@ -110,14 +110,13 @@ def inpaint(
             if s > t:
                 x = process.forward_sample(schedule, x, t, s, noise())
                 continue
-            x0, _ = evaluate(denoiser, schedule, x, t, clip, cond)
+            x0 = evaluate(denoiser, schedule, x, t, clip, cond)[0]
             yield State(t, x, x0)
             c_0, c_t, sigma = coefficients(schedule, s, t, variance)
-            x = c_0 * x0 + c_t * x
-            if s > 0:
-                x += sigma * noise()
+            x = affine_step(c_0, x0, c_t, x, sigma, rng)
             there = process.q_sample(schedule, known, s, noise()) if s > 0 else known
             x = xp.where(mask, there, x)
+            del there  # one array less while the next is made
         yield State(0, x, x)
 
     return states()

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.autograd import Tensor
 from minidiff.diffusion.arrays import Array, per_image
-from minidiff.diffusion.denoiser import Denoiser
+from minidiff.diffusion.denoiser import Denoiser, in_eps
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
 from minidiff.errors import InputError
@@ -495,7 +495,7 @@ def excess_loss(
     """
     cond = {} if labels is None else {"labels": labels}
     n = len(xt)
-    error = denoiser(xt, np.full(n, t) if np.ndim(t) == 0 else t, **cond)
+    error = in_eps(denoiser, schedule)(xt, np.full(n, t) if np.ndim(t) == 0 else t, **cond)
     error = (error - mixture.eps(schedule, xt, t, labels)).reshape(n, -1)
     return (error * error).mean(1)
 

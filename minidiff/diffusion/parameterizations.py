@@ -6,7 +6,8 @@ other (x0 from eps divides by sqrt(abar_t)), but never given v.
 
 Where a schedule keeps no signal at all (abar_T = 0, see `schedules.zero_terminal_snr`), nothing at
 t = T can be had from eps or a score by way of x0, and that is refused; v and x0 still give all.
-Samplers know eps only, so they start at T - 1 there, where next to no signal is left.
+So a sampler that starts at T itself there needs a denoiser that predicts v or x0 and says so
+(`denoiser.Predicting`); with one of eps it starts at T - 1, where next to no signal is left.
 
 In all signatures `xt` is an array of shape (N, ...), `t` an int or an int array of shape (N,) with
 1 <= t <= T, and the quantity that is converted an array like `xt`; so is the result.
@@ -27,7 +28,10 @@ from minidiff.errors import InputError
 Clip = tuple[float, float] | Callable[[Array], Array] | None
 """What to do to a predicted x0: nothing, clip it to (low, high), or any function x0 -> x0."""
 
-_START_BELOW = "a sampler can start at T - 1: steps=timesteps.subset(T - 1, S)"
+_START_BELOW = (
+    "sample with denoiser.Predicting of a model of v or x0, or start at T - 1: "
+    "steps=timesteps.subset(T - 1, S)"
+)
 
 
 def x0_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
@@ -42,21 +46,28 @@ def eps_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
     """Noise eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)."""
     check_like(x0, xt, "x0", "xt")
     signal, noise = _scales(schedule, xt, t)
-    return (xt - signal * x0) / noise
+    eps = -signal * x0  # in place from here on: a sampler has one scratch
+    eps += xt
+    eps /= noise
+    return eps
 
 
 def x0_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
     """x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v (Salimans & Ho 2022, section 4)."""
     check_like(v, xt, "v", "xt")
     signal, noise = _scales(schedule, xt, t)
-    return signal * xt - noise * v
+    x0 = -noise * v  # v first: it may be a Tensor
+    x0 += signal * xt
+    return x0
 
 
 def eps_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
     """Noise eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans & Ho 2022, appendix D)."""
     check_like(v, xt, "v", "xt")
     signal, noise = _scales(schedule, xt, t)
-    return noise * xt + signal * v
+    eps = signal * v
+    eps += noise * xt
+    return eps
 
 
 def v_from_x0_eps(schedule: Schedule, t: Any, x0: Array, eps: Array) -> Array:
@@ -158,12 +169,23 @@ def denoised(
 ) -> tuple[Array, Array]:
     """(x0, eps) as a sampler uses them: x0 predicted from eps, clipped, and the eps that fits it.
 
+    `pair` of eps, see there.
+    """
+    return pair(schedule, xt, t, eps, source="eps", clip=clip)
+
+
+def pair(
+    schedule: Schedule, xt: Array, t: Any, value: Array, *, source: str, clip: Clip = None
+) -> tuple[Array, Array]:
+    """(x0, eps) from `value`, which is the quantity `source` (see `NAMES`), with x0 clipped.
+
     Whenever x0 is changed, eps is computed again from it. Otherwise the two would describe
     different x_t, and a step that mixes them (as DDIM's does) would leave the process.
     """
-    x0 = x0_from_eps(schedule, xt, t, eps)
+    x0, eps = lookup(_PAIR_FROM, source, "parameterization")(schedule, xt, t, value)
     if clip is None:
         return x0, eps
+    del eps  # so that no array more is alive than is needed
     x0 = clip(x0) if callable(clip) else backend.array_module(x0).clip(x0, *check_clip(clip))
     return x0, eps_from_x0(schedule, xt, t, x0)
 
@@ -188,7 +210,8 @@ def dynamic_threshold(x0: Array, *, quantile: float = 0.995) -> Array:
         raise InputError(f"quantile must lie in (0, 1], got {quantile}")
     xp = backend.array_module(x0)
     flat = x0.reshape(len(x0), -1)
-    ordered = xp.sort(xp.abs(flat), axis=1)
+    ordered = xp.abs(flat)
+    ordered.sort(axis=1)
     # Not xp.quantile: CuPy's checks its argument on the device, and computes in float64.
     place = quantile * (flat.shape[1] - 1)
     k = int(place)
@@ -196,7 +219,11 @@ def dynamic_threshold(x0: Array, *, quantile: float = 0.995) -> Array:
     if place > k:
         q = q + (place - k) * (ordered[:, k + 1] - q)
     s = xp.maximum(q, 1)[:, None]
-    return (xp.clip(flat, -s, s) / s).reshape(x0.shape)
+    del q, ordered  # one is a view of the other, which is as large as x0
+    clipped = xp.minimum(flat, s)
+    xp.maximum(clipped, -s, out=clipped)
+    clipped /= s
+    return clipped.reshape(x0.shape)
 
 
 def check_clip(clip: Any) -> Any:

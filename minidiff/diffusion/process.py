@@ -91,7 +91,9 @@ def forward_sample(schedule: Schedule, xs: Array, s: Any, t: Any, eps: Array) ->
     check_like(eps, xs, "eps", "x")
     c, variance = forward(schedule, s, t)
     # eq. (3.1) at s = t - 1
-    return per_image(c, xs) * xs + per_image(np.sqrt(variance), xs) * eps
+    xt = per_image(c, xs) * xs
+    xt += per_image(np.sqrt(variance), xs) * eps
+    return xt
 
 
 def posterior_sample(schedule: Schedule, x0: Array, xt: Array, s: Any, t: Any, eps: Array) -> Array:

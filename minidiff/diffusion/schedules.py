@@ -281,8 +281,8 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
     sqrt(abar_t)' = (sqrt(abar_t) - sqrt(abar_T)) sqrt(abar_1) / (sqrt(abar_1) - sqrt(abar_T))
     (Lin et al. 2024, Algorithm 1). Training then knows the pure noise that sampling starts from.
-    What cannot be asked of a model of eps at T any more, a model of v can: see `Schedule`. A
-    sampler asks for eps, of a model of v too (`objectives.as_denoiser`), so it starts at T - 1:
+    What cannot be asked of a model of eps at T any more, a model of v can: see `Schedule`. So
+    sample with ``denoiser.Predicting(model, "v")``. A denoiser of eps starts at T - 1:
     ``steps=timesteps.subset(T - 1, S)``. Of the linear schedule of 1000 steps abar is 4e-9 there.
 
     Raises

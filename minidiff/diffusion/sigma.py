@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array, check_like, per_image
-from minidiff.diffusion.denoiser import Denoiser, predict
+from minidiff.diffusion.denoiser import Denoiser, predict, predicts
 from minidiff.diffusion.parameterizations import Clip, check_clip
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
@@ -74,16 +74,21 @@ def sigma_denoiser(
     """D(x; sigma) = x - sigma eps(x / sqrt(1 + sigma^2), t_of(sigma)), clipped as `clip` says.
 
     Karras et al. 2022, table 1, column VP, where c_noise is the time of the level. `cond` is passed
-    on to the denoiser.
+    on to the denoiser. From v it is x / (1 + sigma^2) - sigma v / sqrt(1 + sigma^2).
     """
-    clip = check_clip(clip)
+    clip, source = check_clip(clip), predicts(denoiser)
 
     def D(x: Array, sigma: float) -> Array:
         t = float(t_of(schedule, sigma))
         scale = 1 / math.sqrt(1 + sigma**2)
         # x_t goes in without a name: it is free again once the denoiser has seen it.
-        x0 = -sigma * predict(denoiser, x * scale, int(t) if t.is_integer() else t, cond)[0]
-        x0 += x
+        x0 = predict(denoiser, x * scale, int(t) if t.is_integer() else t, cond)[0]
+        if source == "eps":
+            x0 = -sigma * x0
+            x0 += x
+        elif source == "v":
+            x0 = (-sigma * scale) * x0
+            x0 += (scale * scale) * x
         if clip is None:
             return x0
         x0 = clip(x0) if callable(clip) else backend.array_module(x0).clip(x0, *clip)

@@ -155,10 +155,19 @@ def test_draws_have_the_propagated_mean_and_covariance():
     assert (error < 5 * np.sqrt(2 / n) * np.outer(scale, scale)).all()
 
 
-# A predictor-corrector looks at the length of all noises of a batch, and 0 has none.
-@pytest.mark.parametrize("name", [n for n in samplers.SAMPLERS if n != "predictor_corrector"])
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_a_sampler_that_is_not_affine_is_refused(name):
     denoiser = Gaussian.isotropic([0.0], 1.0).denoiser(LINEAR)
     clipped = package(name, steps=20, clip=(-0.5, 0.5))
     with pytest.raises(InputError, match="not affine"):
         exact.propagate(lambda x, rng: clipped(denoiser, LINEAR, x, rng), (1,))
+
+
+def test_a_sampler_that_looks_at_the_whole_batch_is_refused():
+    """The corrections of a predictor-corrector are scaled by the mean length over the batch."""
+    denoiser = Gaussian.isotropic([0.0], 1.0).denoiser(LINEAR)
+    corrected = package("predictor_corrector", steps=20)
+    with pytest.raises(InputError, match="the others of its batch"):
+        exact.propagate(lambda x, rng: corrected(denoiser, LINEAR, x, rng), (1,))
+    plain = package("predictor_corrector", steps=20, corrections=0)
+    assert_same(generated(plain, UNIT), reference("ddpm", UNIT, steps=20), rtol=1e-8)

@@ -315,9 +315,9 @@ PARAMETERIZATIONS = (
         "another x_t, and DDIM's step, which mixes both, leaves the process.",
         (
             Edit(
-                _D + "parameterizations:denoised",
+                _D + "parameterizations:pair",
                 "return x0, eps_from_x0(schedule, xt, t, x0)",
-                "return x0, eps",
+                "return x0, _PAIR_FROM[source](schedule, xt, t, value)[1]",
             ),
         ),
         ("diffusion/test_ddim.py::test_a_stale_eps_after_clipping_would_be_seen",),
@@ -360,8 +360,8 @@ PARAMETERIZATIONS = (
         (
             Edit(
                 _D + "parameterizations:dynamic_threshold",
-                "(xp.clip(flat, -s, s) / s)",
-                "xp.clip(flat, -s, s)",
+                "    clipped /= s\n",
+                "",
             ),
         ),
         ("diffusion/test_parameterizations.py::test_dynamic_thresholding",),
@@ -514,7 +514,7 @@ DDIM = (
         "x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z: x_s is an image with "
         "noise, and eps is that noise. Subtracted, it fights the noise drawn before, and of the "
         "variance of N(0, 1) 0.015 are left. A picture still shows something.",
-        (Edit(_DDIM_LOOP, "c_0 * x0 + c_eps * eps", "c_0 * x0 - c_eps * eps"),),
+        (Edit(_DDIM_LOOP, "c_eps, eps, sigma, rng", "-c_eps, eps, sigma, rng"),),
         (_DDIM_50,),
         Generates("ddim", _ETA_1, 0.0152, 1.0e-12),
     ),
@@ -1277,8 +1277,8 @@ NETWORK = (
         (
             Edit(
                 "minidiff.optim:EMA.update",
-                "self.data += (1 - decay) * (self.flat.data - self.data)",
-                "self.data += (1 - decay) * (self.flat.data - self.data)\n"
+                "kernels.of(xp).moving_average(xp, self.data, self.flat.data, decay)",
+                "kernels.of(xp).moving_average(xp, self.data, self.flat.data, decay)\n"
                 "    self.flat.data[...] = self.data",
             ),
         ),

@@ -35,6 +35,23 @@ Step = Callable[[SigmaDenoiser, Array, float, float], tuple[Array, Array]]
 """(x at the next level, x0) = step(D, x, sigma, next): one step from `sigma` down to `next`."""
 
 
+def affine_step(c_0: float, x0: Array, c: float, x: Array, sigma: Any, rng: Any) -> Array:
+    """x_s = c_0 x_0 + c x + sigma z, with z drawn if sigma is not 0.
+
+    The step of every sampler that draws from, or takes the mean of, a Gaussian of x_s (DDPM,
+    Algorithm 2; DDIM, eq. 12): `x` is x_t or eps, and sigma a float or an array like x_0. A new
+    array and one for scratch; none of the given ones is written into.
+    """
+    xs = c_0 * x0
+    xs += c * x
+    if isinstance(sigma, float) and sigma == 0:
+        return xs
+    z = rng.standard_normal(xs.shape, dtype=xs.dtype)
+    z *= sigma
+    xs += z
+    return xs
+
+
 def final(states: Iterable[State]) -> Array:
     """Run a sampler to its end and return the sample, x of its last state."""
     for state in states:  # noqa: B007 (the last one is what is wanted)

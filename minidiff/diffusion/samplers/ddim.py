@@ -11,7 +11,7 @@ from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array, floats
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.parameterizations import Clip, check_clip
-from minidiff.diffusion.samplers.base import State, check_start
+from minidiff.diffusion.samplers.base import State, affine_step, check_start
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
 
@@ -97,9 +97,8 @@ def ddim(
             x0, eps = evaluate(denoiser, schedule, x, t, clip, cond)
             yield State(t, x, x0)
             c_0, c_eps, sigma = coefficients(schedule, s, t, eta)  # eq. (10.3)
-            x = c_0 * x0 + c_eps * eps
-            if sigma > 0:
-                x += sigma * rng.standard_normal(x.shape, dtype=x.dtype)
+            x = affine_step(c_0, x0, c_eps, eps, sigma, rng)  # c_0 x_0 + c_eps eps + sigma z
+            del eps  # one array less while the next is made
         yield State(0, x, x)
 
     return states()

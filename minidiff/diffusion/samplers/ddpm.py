@@ -8,10 +8,10 @@ from typing import Any
 from minidiff import backend
 from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.denoiser import Denoiser, predict
+from minidiff.diffusion.denoiser import Denoiser, predict, predicts
 from minidiff.diffusion.names import lookup
-from minidiff.diffusion.parameterizations import Clip, check_clip, denoised
-from minidiff.diffusion.samplers.base import State, check_rng, check_start
+from minidiff.diffusion.parameterizations import Clip, check_clip, pair
+from minidiff.diffusion.samplers.base import State, affine_step, check_rng, check_start
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
 
@@ -102,23 +102,22 @@ def ddpm(
         lookup(dict.fromkeys(("posterior", "beta", "learned")), variance, "variance")
     times = timesteps.resolve(schedule.T, steps, spacing).tolist()
     clip = check_clip(clip)
+    source = predicts(denoiser)
 
     def states() -> Generator[State, None, None]:
         x = x_T
         for t, s in pairwise(times):
-            eps, v = predict(denoiser, x, t, cond)
+            prediction, v = predict(denoiser, x, t, cond)
             if learned and v is None:
                 raise InputError(
                     'variance="learned" needs a denoiser that returns (eps, v); '
                     "this one returns eps alone"
                 )
-            x0 = denoised(schedule, x, t, eps, clip)[0]
+            x0 = pair(schedule, x, t, prediction, source=source, clip=clip)[0]
             yield State(t, x, x0)
             c_0, c_t, sigma = coefficients(schedule, s, t, "posterior" if learned else variance)
-            x = c_0 * x0 + c_t * x
-            if sigma > 0:
-                scale = learned_sigma(schedule, s, t, v) if learned else sigma
-                x += scale * rng.standard_normal(x.shape, dtype=x.dtype)
+            scale = learned_sigma(schedule, s, t, v) if learned and s > 0 else sigma
+            x = affine_step(c_0, x0, c_t, x, scale, rng)
         yield State(0, x, x)
 
     return states()

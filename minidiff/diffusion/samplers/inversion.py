@@ -7,8 +7,8 @@ from typing import Any
 
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.denoiser import Denoiser, predict
-from minidiff.diffusion.samplers.base import State, check_start
+from minidiff.diffusion.denoiser import Denoiser, in_eps, predict
+from minidiff.diffusion.samplers.base import State, affine_step, check_start
 from minidiff.diffusion.schedules import Schedule
 
 
@@ -51,6 +51,7 @@ def ddim_inversion(
     """
     check_start(x_0)
     times = timesteps.resolve(schedule.T, steps, spacing).tolist()[::-1]
+    denoiser = in_eps(denoiser, schedule)
 
     def states() -> Generator[State, None, None]:
         x = x0 = x_0
@@ -59,7 +60,8 @@ def ddim_inversion(
             eps = predict(denoiser, x, max(s, 1), cond)[0]
             signal, noise = math.sqrt(schedule.abar[s]), math.sqrt(1 - schedule.abar[s])
             x0 = (x - noise * eps) / signal if s > 0 else x  # eq. (10.9)
-            x = math.sqrt(schedule.abar[t]) * x0 + math.sqrt(1 - schedule.abar[t]) * eps
+            abar = float(schedule.abar[t])
+            x = affine_step(math.sqrt(abar), x0, math.sqrt(1 - abar), eps, 0.0, None)
             yield State(t, x, x0)
 
     return states()

@@ -14,7 +14,7 @@ from minidiff.diffusion.arrays import Array
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.parameterizations import Clip, check_clip, score_from_eps
-from minidiff.diffusion.samplers.base import State, check_rng, check_start
+from minidiff.diffusion.samplers.base import State, affine_step, check_rng, check_start
 from minidiff.diffusion.samplers.ddpm import coefficients
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
@@ -27,8 +27,12 @@ def langevin_step(x: Array, score: Array, alpha: Any, *, rng: Any) -> Array:
     q is left unchanged; at a finite size N(m, v) becomes N(m, v / (1 - alpha / (4 v))).
     """
     # eq. (7.13), which settles at eq. (7.14)
+    moved = alpha / 2 * score
+    moved += x
     z = rng.standard_normal(x.shape, dtype=x.dtype)
-    return x + alpha / 2 * score + alpha**0.5 * z
+    z *= alpha**0.5
+    moved += z
+    return moved
 
 
 def langevin(
@@ -141,10 +145,13 @@ def annealed_langevin(
         raise InputError(f"step must lie in (0, 4), got {step}; from 4 on the dynamics diverges")
     clip = check_clip(clip)
 
+    def score(x: Array, s: int) -> Array:
+        return score_from_eps(schedule, s, evaluate(denoiser, schedule, x, s, clip, cond)[1])
+
     def states() -> Generator[State, None, None]:
         x = x_T
         for t, s in pairwise(times.tolist()):
-            x0, _ = evaluate(denoiser, schedule, x, t, clip, cond)
+            x0 = evaluate(denoiser, schedule, x, t, clip, cond)[0]
             yield State(t, x, x0)
             if s == 0:
                 yield State(0, x0, x0)
@@ -152,8 +159,7 @@ def annealed_langevin(
             x = math.sqrt(schedule.abar[s] / schedule.abar[t]) * x
             alpha = float(step * (1 - schedule.abar[s]))
             for _ in range(corrections):
-                _, eps = evaluate(denoiser, schedule, x, s, clip, cond)
-                x = langevin_step(x, score_from_eps(schedule, s, eps), alpha, rng=rng)
+                x = langevin_step(x, score(x, s), alpha, rng=rng)
 
     return states()
 
@@ -225,19 +231,22 @@ def predictor_corrector(
         length = backend.array_module(x).where(length > 0, length, math.inf)
         ratio = float(snr) * _mean_norm(z) / length
         delta = 2 * float(schedule.alpha[s]) * ratio * ratio
-        return x + delta * score + (2 * delta) ** 0.5 * z
+        # langevin_step with alpha = 2 delta, whose noise is drawn already: delta depends on it.
+        moved = delta * score
+        moved += x
+        z *= (2 * delta) ** 0.5
+        moved += z
+        return moved
 
     def states() -> Generator[State, None, None]:
         x = x_T
         for t, s in pairwise(times):
-            x0, _ = evaluate(denoiser, schedule, x, t, clip, cond)
+            x0 = evaluate(denoiser, schedule, x, t, clip, cond)[0]
             yield State(t, x, x0)
             c_0, c_t, sigma = coefficients(schedule, s, t, variance)
-            x = c_0 * x0 + c_t * x
-            if s > 0:
-                x += sigma * rng.standard_normal(x.shape, dtype=x.dtype)
-                for _ in range(corrections):
-                    x = correct(x, s)
+            x = affine_step(c_0, x0, c_t, x, sigma, rng)
+            for _ in range(corrections if s > 0 else 0):
+                x = correct(x, s)
         yield State(0, x, x)
 
     return states()

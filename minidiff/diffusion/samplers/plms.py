@@ -6,9 +6,9 @@ from typing import Any
 
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.denoiser import Denoiser, predict
+from minidiff.diffusion.denoiser import Denoiser, in_eps, predict
 from minidiff.diffusion.parameterizations import Clip, check_clip, denoised
-from minidiff.diffusion.samplers.base import State, check_start
+from minidiff.diffusion.samplers.base import State, affine_step, check_start
 from minidiff.diffusion.samplers.ddim import coefficients
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
@@ -46,10 +46,8 @@ def transfer(schedule: Schedule, x: Array, t: int, s: int, eps: Array, clip: Cli
     Liu et al. 2022, eq. 11. The x0 that this eps means is clipped as `clip` says.
     """
     x0, eps = denoised(schedule, x, t, eps, clip)
-    c_0, c_eps, _ = coefficients(schedule, s, t)
-    x = c_0 * x0
-    x += c_eps * eps
-    return x
+    c_0, c_eps, sigma = coefficients(schedule, s, t)
+    return affine_step(c_0, x0, c_eps, eps, sigma, None)
 
 
 def improved_euler(
@@ -126,6 +124,8 @@ def pseudo(
             f"PNDM and PLMS need {MIN_STEPS} steps or more for their four-step formula, "
             f"got {len(times) - 1}; ddim takes any number"
         )
+
+    denoiser = in_eps(denoiser, schedule)
 
     def eps(x: Array, t: int) -> Array:
         return predict(denoiser, x, t, cond)[0]
