@@ -1,5 +1,7 @@
 """A run so small that a step takes milliseconds; with dropout, so that all randomness is used."""
 
+import tomllib
+
 from minidiff.training import TrainConfig, read
 
 TINY = """\
@@ -35,3 +37,8 @@ def write_tiny(folder) -> str:
 def tiny(folder, **changes) -> TrainConfig:
     """The config, with some settings changed."""
     return read(write_tiny(folder)).replace(**changes)
+
+
+def tiny_without_file() -> TrainConfig:
+    """The same config, for a process that may write nothing."""
+    return TrainConfig.from_dict(tomllib.loads(TINY))
