@@ -17,9 +17,12 @@ _LINE = 64  # bytes of a cache line
 _arena = threading.local()
 
 
-def blocks(n: int, bytes_each: int) -> list[slice]:
-    """0..n-1 (images, or numbers of a vector) in blocks that fit the scratch, one or more each."""
-    size = max(1, SCRATCH // max(1, bytes_each))
+def blocks(n: int, bytes_each: int, room: int | None = None) -> list[slice]:
+    """0..n-1 (images, or numbers of a vector) in blocks of `room` bytes, one or more each.
+
+    `room` None means SCRATCH.
+    """
+    size = max(1, (SCRATCH if room is None else room) // max(1, bytes_each))
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
