@@ -24,7 +24,7 @@ class Curve(NamedTuple):
 
 
 def rate_distortion(bound: Bound, *, scale: float = 127.5) -> Curve:
-    """Cumulative rate L_T + L_{T-1} + ... + L_t and distortion at each t (Ho et al. 2020, fig. 5).
+    """Rate L_T + L_{T-1} + ... + L_t and distortion at each t (Ho et al. 2020, section 4.3).
 
     Parameters
     ----------
@@ -55,6 +55,9 @@ class Split(NamedTuple):
 
 
 def split_bits_per_dim(bound: Bound) -> Split:
-    """The bound in bits per dimension, in three parts. (Ho et al. count L_T as rate.)"""
+    """The bound in bits per dimension, in three parts (Ho et al. 2020, section 4.3).
+
+    They count L_T as rate.
+    """
     steps = bound.step_bits_per_dim.mean(0)
     return Split(float(bound.prior_bits_per_dim.mean()), float(steps[2:].sum()), float(steps[1]))

@@ -36,7 +36,7 @@ class Predicting:
 
     Every sampler takes it. Where nothing is left of the signal (abar_T = 0, see
     `schedules.zero_terminal_snr`) it is the only kind that a sampler can begin with at T: there
-    v = -x_0, while eps = x_T, which says nothing of x_0 (Lin et al. 2024, section 3.3).
+    v = -x_0, while eps = x_T, which says nothing of x_0 (Lin et al. 2024, section 3.2).
 
     Parameters
     ----------
@@ -56,12 +56,18 @@ class Predicting:
 
 
 def predicts(denoiser: Denoiser) -> str:
-    """What a denoiser returns: "eps", unless it is `Predicting` something else."""
+    """What a denoiser returns: "eps", unless it is `Predicting` something else.
+
+    Lin et al. 2024, section 3.2: where no signal is left it cannot be eps.
+    """
     return denoiser.predicts if isinstance(denoiser, Predicting) else "eps"
 
 
 def in_eps(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
-    """The denoiser as one that returns eps: itself, or its prediction converted."""
+    """The denoiser as one that returns eps: itself, or its prediction converted.
+
+    Salimans & Ho 2022, section 4.
+    """
     source = predicts(denoiser)
     if source == "eps":
         return denoiser

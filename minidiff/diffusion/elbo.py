@@ -60,6 +60,8 @@ def kl_normal_nats(mean: Any, variance: Any, other_mean: Any, other_variance: An
 def prior_nats(schedule: Schedule, x0: Array) -> Array:
     """L_T = KL(q(x_T | x_0) || N(0, I)) of each image, all elements together: (N,).
 
+    Ho et al. 2020, eq. 5.
+
     (abar_T x_0^2 - abar_T - log(1 - abar_T)) / 2 for each element: small, but not 0. With linear
     betas, T = 1000 and |x_0| = 1, it is 2.02e-5 nats.
     """
@@ -71,6 +73,8 @@ def prior_nats(schedule: Schedule, x0: Array) -> Array:
 
 def decoder_nats(x0: Array, mean: Array, sigma: Any, *, levels: int | None = 256) -> Array:
     """-log p(x_0) for each element under the decoder N(mean, sigma^2): an array like x0.
+
+    Ho et al. 2020, eq. 13.
 
     With `levels`, the values that a pixel can take, the probability of the bin of x_0 (see
     `decoder.log_probability_nats`); with None the density at x_0.
@@ -106,7 +110,7 @@ def steps_nats(
 ) -> Generator[Step, None, None]:
     """L_{T-1}, ..., L_1, L_0 one after the other, each with one draw of x_t and one evaluation.
 
-    Arguments are those of `bound_nats`, which collects them.
+    Ho et al. 2020, eq. 5. Arguments are those of `bound_nats`, which collects them.
     """
     if getattr(x0, "ndim", 0) < 2 or x0.dtype.kind != "f":
         raise InputError("the bound is of an array of floats of shape (N, ...)")
@@ -183,6 +187,8 @@ def bound_nats(
 ) -> Bound:
     """All terms of the variational bound of `x0`; T evaluations of N images.
 
+    Ho et al. 2020, eq. 5.
+
     Parameters
     ----------
     denoiser : Denoiser
@@ -227,6 +233,8 @@ def expected_steps_nats_per_dim(
     schedule: Schedule, loss: ArrayLike, variance: Variance = "beta"
 ) -> NDArray[np.float64]:
     """E[L_{t-1}] at index t from the mean squared error of eps at t: an exact, affine function.
+
+    Ho et al. 2020, eq. 12, in expectation.
 
     (r - 1 - log r) / 2 + w_t loss_t with r = beta-tilde_t / sigma_t^2 and w_t of
     `objectives.vlb_weight_nats`; at t = 1, for continuous data, log(2 pi sigma_1^2) / 2 + w_1

@@ -157,6 +157,8 @@ def classifier(
 def label_log_prob(logits: Callable[[Tensor, Any], Tensor]) -> LogProb:
     """The log p(y | x_t) of a classifier for `classifier`, y being ``labels``.
 
+    Dhariwal & Nichol 2021, section 4.
+
     `logits` takes (x, t) and gives a Tensor of shape (N, K), of which the softmax is p(y | x_t).
     """
 

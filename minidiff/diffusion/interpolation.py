@@ -17,6 +17,8 @@ from minidiff.errors import InputError
 def linear(a: Array, b: Array, lam: Any) -> Array:
     """(1 - lambda) a + lambda b, exactly a at 0 and b at 1.
 
+    Ho et al. 2020, section 4.4.
+
     Of two independent standard normal arrays it has variance lambda^2 + (1 - lambda)^2: one half
     in the middle.
     """
@@ -25,7 +27,10 @@ def linear(a: Array, b: Array, lam: Any) -> Array:
 
 
 def variance_preserving(a: Array, b: Array, lam: Any) -> Array:
-    """`linear`, divided by sqrt(lambda^2 + (1 - lambda)^2): standard normal if a and b are."""
+    """`linear`, divided by sqrt(lambda^2 + (1 - lambda)^2): standard normal if a and b are.
+
+    Not the linear one of Ho et al. 2020, section 4.4.
+    """
     lam = np.asarray(lam, dtype=np.float64)
     scale = np.sqrt(lam**2 + (1 - lam) ** 2)
     return per_image((1 - lam) / scale, a) * a + per_image(lam / scale, a) * b
@@ -82,6 +87,8 @@ def interpolate(
     **cond: Any,
 ) -> Generator[State, None, None]:
     """Denoise the mixture of two images from the time t to which they were noised.
+
+    Ho et al. 2020, section 4.4.
 
     The larger t, the more is left to the sampler to make up; with a deterministic sampler such as
     DDIM, lambda = 0 and 1 give the two images back as it reconstructs them from their x_t.

@@ -193,6 +193,8 @@ def hybrid(
 def mean(losses: Tensor, weight: Any = None) -> Tensor:
     """The mean of w_n L_n over the images of a batch: a scalar to call ``backward`` on.
 
+    Ho et al. 2020, Algorithm 1, with weights as in Salimans & Ho 2022, section 4.
+
     `weight` is None, a number or a host array (N,): a weight by time (`min_snr_weight`), one that
     undoes an uneven choice of t (`time_draws.LossHistory`), or the product of both.
     """
@@ -218,7 +220,7 @@ def step_nats_per_dim(
 ) -> Tensor:
     """L_{t-1} of each image, as in `vlb_nats_per_dim`, from what a model has predicted: (N,).
 
-    With r = beta-tilde_t / sigma_t^2 and w of `vlb_weight_nats`,
+    Ho et al. 2020, eq. 12 and 13. With r = beta-tilde_t / sigma_t^2 and w of `vlb_weight_nats`,
 
         L_{t-1} = (r - 1 - log r) / 2 + w (target - prediction)^2      for t >= 2
         L_0     = log(2 pi sigma_1^2) / 2 + w (target - prediction)^2  for continuous data

@@ -60,6 +60,8 @@ def flow(
 ) -> Array:
     """Carry x from the noise level `sigma` along the probability flow to the level `to`.
 
+    Song et al. 2021 (score SDE), eq. 13, in sigma.
+
     From high to low it samples, from low to high it encodes, and one undoes the other.
 
     Parameters
@@ -130,6 +132,8 @@ def log_likelihood_at(
 ) -> Likelihood:
     """log q(x_t) for x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, with x_T ~ N(0, I).
 
+    Song et al. 2021 (score SDE), eq. 39.
+
     `log_likelihood` of x_t / sqrt(abar_t), whose density is abar_t^(d/2) times that of x_t. The
     latent is x_T. `options` are rtol, atol and method.
     """
@@ -143,7 +147,10 @@ def log_likelihood_at(
 
 
 def mixture_trace(mixture: GaussianMixture, labels: Any = None) -> Traced:
-    """D and its trace in closed form: d + sigma^2 times the divergence of the score, d in all."""
+    """D and its trace in closed form: d + sigma^2 times the divergence of the score, d in all.
+
+    The trace of Song et al. 2021 (score SDE), eq. 39.
+    """
 
     def traced(x: Array, sigma: float) -> tuple[Array, Array]:
         noised = mixture.at(1.0, sigma)
@@ -155,6 +162,8 @@ def mixture_trace(mixture: GaussianMixture, labels: Any = None) -> Traced:
 
 def exact_trace(model: Callable[..., Tensor], schedule: Schedule, **cond: Any) -> Traced:
     """D of a network that predicts eps, and the trace of its Jacobian from all d directions.
+
+    Song et al. 2021 (score SDE), appendix D.2, with the trace itself.
 
     Each evaluation runs the network on N d images, forward and backward: for small d only.
 
@@ -188,6 +197,8 @@ def hutchinson_trace(
     **cond: Any,
 ) -> Traced:
     """D of a network that predicts eps, and an unbiased estimate of the trace of its Jacobian.
+
+    Song et al. 2021 (score SDE), appendix D.2.
 
     The mean of <u, J u> over random signs u (Hutchinson 1990), <u, J u> being u times the
     vector-Jacobian product of u. The directions are drawn once, so that the integrand stays smooth;
@@ -232,6 +243,8 @@ def probability_flow(
     **cond: Any,
 ) -> Generator[State, None, None]:
     """A sampler that follows the probability flow from each time to the next, to a tolerance.
+
+    Song et al. 2021 (score SDE), eq. 13.
 
     What DDIM with eta = 0 tends to with ever more steps. NFE: as many as SciPy takes; the denoiser
     is asked at real times t. The last step, to t = 0, is the prediction of x_0.

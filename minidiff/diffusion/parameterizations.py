@@ -43,7 +43,10 @@ def x0_from_eps(schedule: Schedule, xt: Array, t: Any, eps: Array) -> Array:
 
 
 def eps_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
-    """Noise eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)."""
+    """Noise eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t).
+
+    Ho et al. 2020, eq. 4, solved for eps.
+    """
     check_like(x0, xt, "x0", "xt")
     signal, noise = _scales(schedule, xt, t)
     eps = -signal * x0  # in place from here on: a sampler has one scratch
@@ -95,7 +98,7 @@ def mu_from_x0(schedule: Schedule, xt: Array, t: Any, x0: Array) -> Array:
 
 
 def x0_from_mu(schedule: Schedule, xt: Array, t: Any, mu: Array) -> Array:
-    """x_0 = (mu - c_t x_t) / c_0."""
+    """x_0 = (mu - c_t x_t) / c_0 (Ho et al. 2020, eq. 7, solved for x_0)."""
     check_like(mu, xt, "mu", "xt")
     c_0, c_t, _ = posterior(schedule, np.subtract(t, 1), t)
     return (mu - per_image(c_t, xt) * xt) / per_image(c_0, xt)
@@ -124,7 +127,10 @@ def ve_from_vp(schedule: Schedule, xt: Array, t: Any) -> Array:
 
 
 def vp_from_ve(schedule: Schedule, x: Array, t: Any) -> Array:
-    """x_t = sqrt(abar_t) x, from x = x_0 + sigma_t n: undoes `ve_from_vp`."""
+    """x_t = sqrt(abar_t) x, from x = x_0 + sigma_t n: undoes `ve_from_vp`.
+
+    Song et al. 2021, eq. 8.
+    """
     _check_signal(schedule, t, "sigma_t is infinite")
     return _scales(schedule, x, t)[0] * x
 

@@ -87,7 +87,10 @@ def q_sample(schedule: Schedule, x0: Array, t: Any, eps: Array) -> Array:
 
 
 def forward_sample(schedule: Schedule, xs: Array, s: Any, t: Any, eps: Array) -> Array:
-    """A draw of q(x_t | x_s) from standard normal `eps` (see `forward`)."""
+    """A draw of q(x_t | x_s) from standard normal `eps` (see `forward`).
+
+    Ho et al. 2020, eq. 2 and 4.
+    """
     check_like(eps, xs, "eps", "x")
     c, variance = forward(schedule, s, t)
     # eq. (3.1) at s = t - 1
@@ -97,7 +100,10 @@ def forward_sample(schedule: Schedule, xs: Array, s: Any, t: Any, eps: Array) ->
 
 
 def posterior_sample(schedule: Schedule, x0: Array, xt: Array, s: Any, t: Any, eps: Array) -> Array:
-    """A draw of q(x_s | x_t, x_0) from standard normal `eps` (see `posterior`)."""
+    """A draw of q(x_s | x_t, x_0) from standard normal `eps` (see `posterior`).
+
+    Ho et al. 2020, eq. 6.
+    """
     check_like(x0, xt, "x0", "xt")
     check_like(eps, xt, "eps", "xt")
     c_0, c_t, variance = posterior(schedule, s, t)

@@ -23,6 +23,8 @@ from minidiff.errors import InputError
 def record(states: Iterable[State], times: Iterable[int]) -> list[State]:
     """Run a sampler to its end and keep the states at `times`, in the order in which they come.
 
+    Ho et al. 2020, section 4.3.
+
     ``record(ddpm(...), range(0, 1001, 100))`` keeps the 11 from pure noise to the sample. A time
     that is visited more than once (see `inpainting`) is kept each time.
 

@@ -113,7 +113,8 @@ class Schedule:
         """abar_t = 1 / (1 + sigma_t^2), from rising noise levels sigma_1, ..., sigma_T.
 
         The schedule whose `sigma` they are: that of the variance-exploding process
-        x_0 + sigma_t n, seen as a variance-preserving one (see `parameterizations.ve_from_vp`).
+        x_0 + sigma_t n (Song et al. 2021, score SDE, eq. 8), seen as a variance-preserving one
+        (see `parameterizations.ve_from_vp`).
         """
         sigmas = np.asarray(sigmas, dtype=np.float64)
         if sigmas.ndim != 1 or not (np.all(sigmas > 0) and np.all(np.isfinite(sigmas))):
@@ -146,8 +147,8 @@ class Schedule:
     def sigma(self) -> NDArray[np.float64]:
         """Noise level sqrt((1 - abar_t) / abar_t) of x_t / sqrt(abar_t), shape (T + 1,).
 
-        The time of Karras et al. 2022, and the SNR is 1 / sigma^2; 0 at t = 0, infinite if
-        abar_T = 0.
+        That of Song et al. 2021 (score SDE), eq. 8, and the time of Karras et al. 2022. The SNR is
+        1 / sigma^2. It is 0 at t = 0, and infinite if abar_T = 0.
         """
         with np.errstate(divide="ignore"):
             return np.sqrt((1 - self.abar) / self.abar)
@@ -247,7 +248,10 @@ def constant(T: int = 1000, beta: float = 0.01, scale: str = "none") -> Schedule
 def karras(
     T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Schedule:
-    """The schedule whose noise levels sigma_1, ..., sigma_T are the T of `karras_sigmas`."""
+    """The schedule whose noise levels sigma_1, ..., sigma_T are the T of `karras_sigmas`.
+
+    Karras et al. 2022, eq. 5.
+    """
     levels = karras_sigmas(check_steps(T), sigma_min, sigma_max, rho)
     return _named(Schedule.from_sigmas(levels[-2::-1]))
 

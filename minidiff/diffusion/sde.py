@@ -30,6 +30,8 @@ from minidiff.errors import InputError
 class SDE(ABC):
     """dx = a(t) x dt + g(t) dw.
 
+    Song et al. 2021 (score SDE), eq. 5.
+
     In all methods `t` is a real number, or a host array of N of them, in [0, 1]; `x` and `score`
     are arrays of shape (N, ...), and so is what is made of them. Coefficients are computed on the
     host in float64: Python floats for one t, arrays of shape (N,) for N.

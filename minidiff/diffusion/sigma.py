@@ -101,6 +101,8 @@ def sigma_denoiser(
 def eps_denoiser(D: Callable[[Array, Any], Array], schedule: Schedule) -> Denoiser:
     """eps(x_t, t) = (x - D(x; sigma_t)) / sigma_t with x = x_t / sqrt(abar_t): a denoiser from D.
 
+    Karras et al. 2022, table 1, solved for the network.
+
     It answers at any real t > 0, so a D that is known in closed form is exact between the levels of
     the schedule as well. `D` gets one float for sigma if all times are equal, else a host array
     (N,).

@@ -22,7 +22,7 @@ from minidiff.errors import InputError
 def stratified(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
     """t_i = 1 + (k + floor(i T / n)) mod T for i = 0, ..., n - 1, with k uniform on 0, ..., T - 1.
 
-    The low-discrepancy draw of Kingma et al. 2021, appendix I.1, in whole numbers: each t_i is
+    The low-discrepancy draw of Kingma et al. 2021, section 5.3, in whole numbers: each t_i is
     uniform, and together they are spread as evenly as n times can be, which lowers the variance of
     a batch's loss. One draw, whatever n is.
     """

@@ -11,12 +11,17 @@ from minidiff.errors import InputError
 
 
 def trailing(T: int, steps: int) -> NDArray[np.floating]:
-    """T, T - T/S, ..., T/S: evenly spaced, from T on, with one more equal jump to 0."""
+    """T, T - T/S, ..., T/S: evenly spaced, from T on, with one more equal jump to 0.
+
+    Lin et al. 2024, table 2.
+    """
     return T * np.arange(steps, 0, -1) / steps  # eq. (10.6)
 
 
 def leading(T: int, steps: int) -> NDArray[np.floating]:
     """1 + (S-1) j, ..., 1 + j, 1 with j = floor(T / S): ends at 1, and starts below T.
+
+    Lin et al. 2024, table 2.
 
     Started from pure noise it tells the model that some signal is there (time 981 for 50 of 1000).
     Kept since published samples were made so (the default of DDIM's code).
@@ -25,7 +30,10 @@ def leading(T: int, steps: int) -> NDArray[np.floating]:
 
 
 def linspace(T: int, steps: int) -> NDArray[np.floating]:
-    """Evenly spaced from T to 1, both included; the last jump, from 1 to 0, is shorter."""
+    """Evenly spaced from T to 1, both included; the last jump, from 1 to 0, is shorter.
+
+    Lin et al. 2024, table 2.
+    """
     return np.linspace(T, 1, steps)
 
 

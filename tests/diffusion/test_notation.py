@@ -108,16 +108,16 @@ def test_what_the_table_names_exists():
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if SOURCE.search(r[2])], ids=lambda row: row[1])
-def test_where_the_table_has_a_source_a_docstring_has_it_too(row):
-    """That of a function of the row, of its class or of its module."""
-    texts = []
+def test_where_the_table_has_a_source_each_docstring_has_it_too(row):
+    """Each function that the row names says itself where its formula is from; a method, or its
+    class, does so for it.
+    """
+    texts = {}
     for token in re.findall(r"`([A-Za-z_][\w.]*)", row[1]):
-        for full, value in PUBLIC.items():
-            last = token.split(".")[-1]
-            owner = full.split(".")[-1] in token.split(".")
-            if full.split(".")[-1] == last or owner:
-                method = getattr(value, last, value) if owner else value
-                module = inspect.getmodule(value)
-                texts += [inspect.getdoc(x) or "" for x in (value, method, module)]
+        for full in named(f"`{token}`"):
+            value, last = PUBLIC[full], token.split(".")[-1]
+            method = inspect.isclass(value) and last in vars(value)
+            both = (value, getattr(value, last)) if method else (value,)
+            texts[token, full] = " ".join(inspect.getdoc(x) or "" for x in both)
     assert texts, f"{row[1]} is nothing public"
-    assert any(SOURCE.search(text) for text in texts)
+    assert not [names for names, text in texts.items() if not SOURCE.search(text)]

@@ -720,7 +720,7 @@ SOLVERS = (
     Mutant(
         "equal-runge-kutta-weights",
         "averages the four slopes of Runge-Kutta",
-        "Liu et al. 2022, eq. 13",
+        "Liu et al. 2022, section 3",
         "The two slopes halfway count twice: (e1 + 2 e2 + 2 e3 + e4) / 6.",
         (
             Edit(

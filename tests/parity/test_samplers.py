@@ -267,8 +267,8 @@ def test_published_ddpm_runs(target, total, mean):
 
     def denoiser(xt, t):
         return parameterizations.convert(
-            LINEAR, xt, t, answer(xt, t), source=target, target="eps"
-        ).astype(xt.dtype)
+            LINEAR, xt, t, answer(xt, t).astype(xt.dtype), source=target, target="eps"
+        )
 
     class Theirs(Draws):
         """In the order of their axes, channels first."""

@@ -14,7 +14,10 @@ from minidiff.diffusion.sigma import SigmaDenoiser
 
 
 def step(D: SigmaDenoiser, x: Array, sigma: float, lower: float) -> tuple[Array, Array]:
-    """x' = x + (sigma' - sigma) (x - D) / sigma = D + (sigma' / sigma) (x - D); also D itself."""
+    """x' = x + (sigma' - sigma) (x - D) / sigma = D + (sigma' / sigma) (x - D); also D itself.
+
+    Karras et al. 2022, eq. 4.
+    """
     x0 = D(x, sigma)
     x = x - x0
     x *= lower / sigma

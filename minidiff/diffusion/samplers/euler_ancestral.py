@@ -17,6 +17,8 @@ from minidiff.diffusion.sigma import SigmaDenoiser
 def split(sigma: float, lower: float) -> tuple[float, float]:
     """(sigma_down, sigma_up) with sigma_down^2 + sigma_up^2 = lower^2.
 
+    Song et al. 2021 (score SDE), appendix F.
+
     sigma_up = lower sqrt(1 - lower^2 / sigma^2) is the standard deviation of the noise at `lower`
     given that at `sigma` and the clean image; sigma_down = lower^2 / sigma.
     """

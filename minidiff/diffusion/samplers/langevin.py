@@ -40,6 +40,8 @@ def langevin(
 ) -> Generator[Array, None, None]:
     """`steps` steps of Langevin dynamics from `x`, which is the first array that is yielded.
 
+    Song & Ermon 2019, eq. 4.
+
     Where the density has modes far apart, the time to go from one to the other grows
     exponentially with the height of the barrier: see `annealed_langevin`.
 
@@ -69,6 +71,8 @@ def langevin(
 
 def geometric(schedule: Schedule, steps: int) -> NDArray[np.int64]:
     """S times from T to 1 at which sigma = sqrt((1 - abar) / abar) falls by equal factors, then 0.
+
+    Song & Ermon 2019, section 4.1.
 
     The noise levels of NCSN. Times are whole numbers: where levels lie closer than those of the
     schedule do, near t = 1, neighbouring times are taken.

@@ -30,7 +30,7 @@ Start = Callable[[Callable[..., Array], Callable[..., Array], Array, int, int, A
 def multistep(history: Sequence[Array]) -> Array:
     """(55 e_t - 59 e_{t+h} + 37 e_{t+2h} - 9 e_{t+3h}) / 24 of the eps so far, the newest last.
 
-    Liu et al. 2022, eq. 12; of fewer than four, the formula for that many.
+    Liu et al. 2022, section 3; of fewer than four, the formula for that many.
     """
     newest_first = history[: -len(WEIGHTS) - 1 : -1]
     weights = WEIGHTS[len(newest_first) - 1]
@@ -43,7 +43,7 @@ def multistep(history: Sequence[Array]) -> Array:
 def transfer(schedule: Schedule, x: Array, t: int, s: int, eps: Array, clip: Clip = None) -> Array:
     """phi(x_t, eps, t, s), the step of DDIM from t to s < t with a given eps.
 
-    Liu et al. 2022, eq. 11. The x0 that this eps means is clipped as `clip` says.
+    Liu et al. 2022, section 3. The x0 that this eps means is clipped as `clip` says.
     """
     x0, eps = denoised(schedule, x, t, eps, clip)
     c_0, c_eps, sigma = coefficients(schedule, s, t)
@@ -53,7 +53,10 @@ def transfer(schedule: Schedule, x: Array, t: int, s: int, eps: Array, clip: Cli
 def improved_euler(
     eps: Callable[..., Array], phi: Callable[..., Array], x: Array, t: int, s: int, e1: Array
 ) -> Array:
-    """(e_1 + e_2) / 2, with e_2 at the end of a step with e_1: how S-PNDM starts."""
+    """(e_1 + e_2) / 2, with e_2 at the end of a step with e_1: how S-PNDM starts.
+
+    Liu et al. 2022, section 3.
+    """
     return (e1 + eps(phi(x, t, s, e1), s)) / 2
 
 

@@ -24,7 +24,7 @@ def runge_kutta(
 ) -> Array:
     """(e_1 + 2 e_2 + 2 e_3 + e_4) / 6, the classical method with phi for its steps.
 
-    Liu et al. 2022, eq. 13: e_2 and e_3 halfway, e_4 at s.
+    Liu et al. 2022, section 3: e_2 and e_3 halfway, e_4 at s.
     """
     m = middle(s, t)
     e2 = eps(phi(x, t, m, e1), m)

@@ -20,6 +20,8 @@ def step(
 ) -> tuple[Array, Array]:
     """One step from `sigma` to `lower`: (x at lower, D(x; sigma)).
 
+    Karras et al. 2022, Algorithm 3.
+
     With h = lower - sigma and d = (x - D(x; sigma)) / sigma, to the level sigma' = sigma + alpha h
     at first: x' = x + alpha h d, with d' there. The step is h ((1 - w) d + w d') with
     w = 1 / (2 alpha). If sigma' is 0, where there is no d', it is Euler's.
