@@ -48,7 +48,7 @@ def _end(ranks: Communicator, code: int, message: str) -> int:
     """Say the message of rank 0, and end the other processes unless they end of themselves."""
     if message and ranks.first:
         print(message, file=sys.stderr, flush=True)
-    if code and not ranks.leave(SECONDS):
+    if code and not ranks.barrier(SECONDS):
         if message and not ranks.first:
             print(f"{message} (rank {ranks.rank})", file=sys.stderr, flush=True)
         ranks.abort(code)

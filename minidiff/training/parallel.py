@@ -13,6 +13,7 @@ other module imports mpi4py.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -60,11 +61,11 @@ class Communicator:
         """The values of all processes in the order of their ranks, in each of them."""
         return [value]
 
-    def barrier(self) -> None:
-        """Wait until every process is here."""
+    def barrier(self, seconds: float = math.inf) -> bool:
+        """Wait for all processes, asleep, and at most so long: whether they came.
 
-    def leave(self, seconds: float) -> bool:
-        """Wait so long for all processes to leave: whether they did. Nothing may follow."""
+        If they did not, some of them are elsewhere, and all that is left to do is `abort`.
+        """
         return True
 
     def abort(self, code: int) -> None:
@@ -160,7 +161,7 @@ class MPI(Communicator):
                 "library that mpi4py uses, which for the packages of pip is in the same folder as "
                 "python"
             )
-        # Of its own, so that a process that leaves meets no message of those that go on.
+        # Of its own, so that a process that waits meets no message of those that go on.
         self._door = self._comm.Dup()
 
     def allreduce(self, array: Array) -> None:
@@ -178,11 +179,7 @@ class MPI(Communicator):
         """See `Communicator`."""
         return self._comm.allgather(value)
 
-    def barrier(self) -> None:
-        """See `Communicator`."""
-        self._comm.Barrier()
-
-    def leave(self, seconds: float) -> bool:
+    def barrier(self, seconds: float = math.inf) -> bool:
         """See `Communicator`."""
         all_here, deadline = self._door.Ibarrier(), time.monotonic() + seconds
         while not all_here.Test():
