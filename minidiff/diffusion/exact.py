@@ -147,6 +147,7 @@ def from_coefficients(
         total = signal**2 * variances + noise2
         to_x0, to_eps = signal * variances / total, math.sqrt(noise2) / total
         c_0, c, sigma = step(int(s), int(t))
+        # eq. (9.5)
         slope = c_0 * to_x0 + (c if of == "xt" else c * to_eps)
         # At x_t = signal m: x_0 = m and eps = 0.
         at_centre = c_0 * centre + (c * signal * centre if of == "xt" else 0.0)

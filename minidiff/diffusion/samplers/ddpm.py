@@ -36,7 +36,7 @@ def coefficients(
         if not 0 <= sigma2 < math.inf:
             raise InputError(f"variance({s}, {t}) must be a number >= 0, got {sigma2}")
         return c_0, c_t, math.sqrt(sigma2)
-    beta = process.forward(schedule, s, t)[1]
+    beta = process.forward(schedule, s, t)[1]  # eq. (9.4)
     return c_0, c_t, math.sqrt(lookup({"posterior": tilde, "beta": beta}, variance, "variance"))
 
 
@@ -117,7 +117,7 @@ def ddpm(
             yield State(t, x, x0)
             c_0, c_t, sigma = coefficients(schedule, s, t, "posterior" if learned else variance)
             scale = learned_sigma(schedule, s, t, v) if learned and s > 0 else sigma
-            x = affine_step(c_0, x0, c_t, x, scale, rng)
+            x = affine_step(c_0, x0, c_t, x, scale, rng)  # eq. (9.2)
         yield State(0, x, x)
 
     return states()
