@@ -36,7 +36,7 @@ def log_probability_nats(
     (log p, its derivative by mean, its derivative by sigma): arrays like x0, for each element.
     """
     xp, special = backend.array_module(x0), backend.special(backend.array_module(x0))
-    h = 1 / (check_levels(levels) - 1)
+    h = 1 / (check_levels(levels) - 1)  # eq. (6.11)
     lower, upper = (x0 - h - mean) / sigma, (x0 + h - mean) / sigma
     bottom, top = x0 < h - 1, x0 > 1 - h
     open_ended = bottom | top

@@ -258,6 +258,7 @@ def expected_steps_nats_per_dim(
         0.5 * math.log(2 * math.pi * sigma2[0]),
         kl_normal_nats(0.0, posterior(schedule, t[1:] - 1, t[1:])[2], 0.0, sigma2[1:]),
     )
+    # eq. (6.14)
     terms = constant + objectives.vlb_weight_nats(schedule, t, variance=variance) * loss
     return np.concatenate([[0.0], terms])
 

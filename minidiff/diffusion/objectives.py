@@ -87,7 +87,7 @@ def simple(model: Model, schedule: Schedule, x0: Array, t: Any, eps: Array, **co
     """
     prediction = model(q_sample(schedule, x0, t, eps), t, **cond)
     _check_shape(prediction, eps)
-    return ops.mse(prediction, eps)
+    return ops.mse(prediction, eps)  # eq. (6.8)
 
 
 def squared_error(
@@ -248,7 +248,7 @@ def step_nats_per_dim(
         losses = _per_image_mean(error)
         losses = losses * per_image(gain, losses.data)
         r_1 = np.where(first, 0.0, (_posterior_variance(schedule, t) - s2) / s2)  # r - 1
-        rest = 0.5 * (r_1 - np.log1p(r_1))
+        rest = 0.5 * (r_1 - np.log1p(r_1))  # eq. (6.1)
     losses = losses + per_image(np.where(first, 0.5 * np.log(2 * np.pi * s2), rest), losses.data)
     if levels is None or not first.any():
         return losses
@@ -300,6 +300,7 @@ def vlb_weight_nats(
         )
     c_0 = process.posterior(schedule, np.subtract(t, 1), t)[0]
     sigma2 = model_variance(schedule, t, variance)
+    # eq. (6.2), eq. (6.4) and, for the others, eq. (6.7)
     return floats((c_0 * slope_of(*_coefficients(schedule, t))) ** 2 / (2 * sigma2))[0]
 
 
@@ -326,7 +327,7 @@ def min_snr_weight(schedule: Schedule, t: Any, *, gamma: float = 5.0, target: st
         )
     t = check_t(schedule, t)
     slope = lookup(_EPS_PER_TARGET, target, "target")(*_coefficients(schedule, t))
-    return floats(slope**2 * gamma / np.maximum(schedule.snr[t], gamma))[0]
+    return floats(slope**2 * gamma / np.maximum(schedule.snr[t], gamma))[0]  # eq. (6.10)
 
 
 def model_variance(schedule: Schedule, t: Any, variance: Variance = "beta") -> Any:

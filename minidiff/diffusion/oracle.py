@@ -475,6 +475,7 @@ def optimal_loss(
     (loss, standard error), per element as in `objectives.simple`.
     """
     noised = mixture.at_time(schedule, check_t(schedule, t))
+    # eq. (6.12): the floor
     each = noised.eps_variance(noised.sample(n, rng=rng)) / math.prod(mixture.shape)
     return float(each.mean()), float(each.std() / math.sqrt(n))
 

@@ -60,7 +60,7 @@ def x0_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
     check_like(v, xt, "v", "xt")
     signal, noise = _scales(schedule, xt, t)
     x0 = -noise * v  # v first: it may be a Tensor
-    x0 += signal * xt
+    x0 += signal * xt  # eq. (6.6)
     return x0
 
 
@@ -69,7 +69,7 @@ def eps_from_v(schedule: Schedule, xt: Array, t: Any, v: Array) -> Array:
     check_like(v, xt, "v", "xt")
     signal, noise = _scales(schedule, xt, t)
     eps = signal * v
-    eps += noise * xt
+    eps += noise * xt  # eq. (6.6)
     return eps
 
 
@@ -77,7 +77,7 @@ def v_from_x0_eps(schedule: Schedule, t: Any, x0: Array, eps: Array) -> Array:
     """Velocity v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, section 4)."""
     check_like(eps, x0, "eps", "x0")
     signal, noise = _scales(schedule, x0, t)
-    return signal * eps - noise * x0
+    return signal * eps - noise * x0  # eq. (6.5)
 
 
 def score_from_eps(schedule: Schedule, t: Any, eps: Array) -> Array:
