@@ -187,10 +187,10 @@ def _term_cases() -> list[Case]:
     three = (
         np.array([2.0, -3.0, 0.5]), np.array([4.0, 2.0, -2.0]), np.array([-2.0, -2.0, 3.0]),
     )  # fmt: skip
-    return [(_SCHEDULE, posterior, t, *arrays) for arrays in (one, three) for t in (2, 3, 4, 1)]
+    return [(_SCHEDULE, t, *arrays) for arrays in (one, three) for t in (2, 3, 4, 1)]
 
 
-def _term_by_minidiff(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
+def _term_by_minidiff(schedule: Schedule, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
     x0, xt, x0_hat = (backend.asarray(a[None]) for a in (x0, xt, x0_hat))
     eps = xt * 0  # a target of "x0" does not look at it
     term = objectives.step_nats_per_dim(schedule, x0, xt, t, eps, x0_hat, target="x0", levels=None)
@@ -198,7 +198,7 @@ def _term_by_minidiff(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_h
 
 
 term = Exercise(
-    arguments=("schedule", "posterior", "t", "x0", "xt", "x0_hat"),
+    arguments=("schedule", "t", "x0", "xt", "x0_hat"),
     results=("nats",),
     reference=_term_by_minidiff,
     cases=_term_cases,
@@ -217,7 +217,7 @@ def _kl(mean: Any, variance: Any, other_mean: Any, other_variance: Any) -> Any:
 
 
 @term.mistake("treats t = 1 like every other t")
-def _no_decoder(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
+def _no_decoder(schedule: Schedule, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
     """q(x_0 | x_1, x_0) is a point, its variance is 0, and the KL from a point is infinite. At
     t = 1 the bound has -log p(x_0 | x_1) in its place, the reconstruction L_0.
     """
@@ -226,44 +226,42 @@ def _no_decoder(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: An
 
 
 @term.mistake("compares x_0 with its prediction, and not the means of the step")
-def _without_c_0(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
+def _without_c_0(schedule: Schedule, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
     """The two means differ by c_0 (x_0 - x0_hat), so the square has a factor c_0^2, which is small:
     one step goes only a little of the way to x_0.
     """
     if t == 1:
-        return _term_by_minidiff(schedule, _, t, x0, xt, x0_hat)
+        return _term_by_minidiff(schedule, t, x0, xt, x0_hat)
     return _kl(x0, posterior(schedule, t - 1, t)[2], x0_hat, schedule.beta[t])
 
 
 @term.mistake("leaves out what the variances cost")
-def _means_of_the_step_only(
-    schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: Any
-) -> Any:
+def _means_of_the_step_only(schedule: Schedule, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
     """The posterior has variance beta-tilde_t and the model beta_t: even with the right mean they
     differ by (r - 1 - log r) / 2 for each pixel. It does not depend on the network, but it is a
     part of the bound.
     """
     if t == 1:
-        return _term_by_minidiff(schedule, _, t, x0, xt, x0_hat)
+        return _term_by_minidiff(schedule, t, x0, xt, x0_hat)
     mean, mu, _variance = _means(schedule, t, x0, xt, x0_hat)
     return np.sum((mean - mu) ** 2) / (2 * schedule.beta[t])
 
 
 @term.mistake("swaps posterior and model")
-def _term_reversed(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
+def _term_reversed(schedule: Schedule, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
     """The mean is taken under q, the posterior; it comes first in the KL, and p second."""
     if t == 1:
-        return _term_by_minidiff(schedule, _, t, x0, xt, x0_hat)
+        return _term_by_minidiff(schedule, t, x0, xt, x0_hat)
     mean, mu, variance = _means(schedule, t, x0, xt, x0_hat)
     return _kl(mu, schedule.beta[t], mean, variance)
 
 
 @term.mistake("takes the mean over the pixels")
-def _per_dim(schedule: Schedule, _: Any, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
+def _per_dim(schedule: Schedule, t: int, x0: Any, xt: Any, x0_hat: Any) -> Any:
     """Nats of a whole image are asked for: log probabilities of independent pixels add up. Per
     dimension is another unit; a program should say in the name which it means.
     """
-    return _term_by_minidiff(schedule, _, t, x0, xt, x0_hat) / x0.size
+    return _term_by_minidiff(schedule, t, x0, xt, x0_hat) / x0.size
 
 
 EXERCISES = {"5.1": kl, "5.2": many, "5.3": prior, "5.4": term}

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from minidiff.diffusion.process import posterior
+
 
 def my_kl(mean, variance, other_mean, other_variance):
     """5.1. Equation (5.5): the widths, and the means in units of the second width."""
@@ -20,7 +22,7 @@ def my_prior(abar_T, m, v):
     return (abar_T * (m**2 + v - 1) - np.log(1 - abar_T)) / 2
 
 
-def my_term(schedule, posterior, t, x0, xt, x0_hat):
+def my_term(schedule, t, x0, xt, x0_hat):
     """5.4. Equation (5.12). c_t x_t cancels in the difference of the means; pixels add up."""
     c_0, c_t, variance = posterior(schedule, t - 1, t)
     beta = schedule.beta[t]
