@@ -15,7 +15,7 @@ import minidiff
 from minidiff.cli import _one_line_warnings, main
 from minidiff.diffusion import schedules
 from minidiff.diffusion.schedules import SCHEDULES
-from minidiff.training import Run, Trainer, metrics
+from minidiff.training import Run, Trainer, metrics, sampling
 from tests.training.tiny import TINY, tiny, write_tiny
 
 
@@ -109,7 +109,7 @@ BAD = {
     f"{RUN} --steps 5 --sampler ddpm --eta 1": "no option 'eta'",
     f"{RUN} --steps 5 --eta -1": "eta must be >= 0",
     f"{RUN} --steps 5 --eta 50": "largest",
-    f"{RUN} --steps 5 --w nan": "finite",
+    f"{RUN} --steps 5 --w nan": "w must be a number",
     f"{RUN} --steps 5 --w much": "invalid float value: 'much'",
     f"{RUN} --steps 5 --batch 0": "at least 1",
     f"{RUN} --steps 5 --seed -1": "seed",
@@ -218,6 +218,23 @@ def test_every_schedule_trains_and_stands_in_the_help(tmp_path, capsys, name):
     settings = ["--set", f"schedule={name}", "--set", "T=100"]
     assert main(["train", write_tiny(tmp_path), "--out", run, "--steps", "1", *settings]) == 0
     assert main(["sample", run, "--n", "2", "--class", "3", "--steps", "2"]) == 0
+
+
+def test_an_objective_and_options_of_the_schedule_reach_the_samples(tmp_path, monkeypatch):
+    run, seen = str(tmp_path / "run"), []
+    real_draw = sampling.draw
+
+    def draw(model, schedule, *arguments, **options):
+        seen.append((schedule.beta[-1], options["target"]))
+        return real_draw(model, schedule, *arguments, **options)
+
+    monkeypatch.setattr(sampling, "draw", draw)
+    settings = ["schedule.beta_max=0.9", "objective.target=v", "objective.weight=min_snr"]
+    settings += ["objective.times=cyclic", "sample_every=1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["train", write_tiny(tmp_path), "--out", run, "--steps", "1", *words]) == 0
+    assert main(["sample", run, "--n", "2", "--class", "3", "--steps", "2"]) == 0
+    assert seen == [(pytest.approx(0.9), "v")] * 2
 
 
 def test_a_schedule_that_does_not_end_in_noise_is_told_of_once(tmp_path, capsys):

@@ -77,7 +77,9 @@ Ctrl-C finishes the step and saves. --resume goes on, to the same bits as withou
 examples:
   minidiff train digits8 --out runs/a
   minidiff train digits8 --out runs/b --set lr=1e-3 --set unet.channels=24 --steps 3000
-  minidiff train digits8 --out runs/s --set schedule=sigmoid
+  minidiff train digits8 --out runs/s --set schedule=linear --set schedule.beta_T=0.03
+  minidiff train digits8 --out runs/v --set objective.target=v --set objective.weight=min_snr
+  mpiexec -n 2 minidiff train digits8 --out runs/d      the same as in one process, but faster
   minidiff train my.toml --out runs/c
   minidiff train --resume --out runs/c                  after a stop or a crash
   minidiff train --resume --out runs/c --steps 5000     further than it was meant to go""",
@@ -93,7 +95,10 @@ examples:
         dest="settings",
         metavar="KEY=VALUE",
         help="change a setting, as lr=1e-3 or unet.multipliers=[1,2,2]; may be repeated. The noise "
-        "schedule is one of linear, cosine, sigmoid, quadratic, constant, karras",
+        "schedule is one of linear, cosine, sigmoid, quadratic, constant, karras (its options, as "
+        "schedule.beta_T, are those of its function); objective.target is eps, x0 or v; "
+        "objective.weight uniform or min_snr, with objective.gamma; objective.times uniform, "
+        "stratified or cyclic",
     )
 
 

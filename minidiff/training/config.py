@@ -22,6 +22,7 @@ import numpy as np
 
 from minidiff.data import names as data_names
 from minidiff.diffusion import objectives, schedules, time_draws
+from minidiff.diffusion.denoiser import PREDICTIONS
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import InputError
 from minidiff.unet import UNetConfig
@@ -96,7 +97,7 @@ class ObjectiveConfig:
     drawn, see `time_draws`; every t is equally likely in all of them.
     """
 
-    target: str = _option("eps", _one_of("eps", "x0", "v"))
+    target: str = _option("eps", _one_of(*PREDICTIONS))
     weight: str = _option("uniform", _one_of("uniform", "min_snr"))
     gamma: float = _option(5.0, POSITIVE)
     times: str = _option("uniform", _one_of(*time_draws.NAMES))

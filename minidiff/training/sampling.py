@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from minidiff import backend
-from minidiff.diffusion import guidance, objectives, samplers
+from minidiff.diffusion import guidance, samplers
+from minidiff.diffusion.denoiser import Denoiser, Predicting
 from minidiff.diffusion.samplers import State
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
@@ -98,7 +99,7 @@ def sample(
     if min(n, batch) < 1:
         raise InputError(f"n and batch must be at least 1, got n={n}, batch={batch}")
     c = model.config
-    denoiser = objectives.as_denoiser(ranks.share(model.denoise), schedule, target=target)
+    denoiser: Denoiser = Predicting(ranks.share(model.denoise), target)
     if c.num_classes is None and (labels is not None or w):
         raise InputError("this model was trained without classes: it takes neither classes nor w")
     if c.num_classes is not None:

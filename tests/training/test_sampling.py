@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidiff.diffusion import samplers, schedules
+from minidiff import backend
+from minidiff.diffusion import objectives, samplers, schedules
 from minidiff.errors import InputError
 from minidiff.training import Run, Trainer, draw, label_plan, load_model, train
 from minidiff.training.sampling import sample, total_steps
@@ -84,6 +85,16 @@ def test_a_model_without_classes():
             draw(network(None), SCHEDULE, 2, steps=3, **bad)
 
 
+@pytest.mark.parametrize("target", ["eps", "x0", "v"])
+def test_it_samples_what_the_network_predicts(target):
+    model = network(None)
+    images = draw(model, SCHEDULE, 2, target=target, steps=4, seed=3)
+    denoiser = objectives.as_denoiser(model.denoise, SCHEDULE, target=target)
+    x_T = backend.generator(3).standard_normal((2, 4, 4, 1), dtype=np.float32)
+    states = samplers.ddim(denoiser, SCHEDULE, x_T, steps=4, clip=(-1.0, 1.0))
+    np.testing.assert_allclose(images, samplers.final(states), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -91,12 +102,13 @@ def test_a_model_without_classes():
         ({"batch": 0}, "at least 1"),
         ({"labels": None}, "say which"),
         ({"labels": np.array([11, 0])}, "labels"),
+        ({"target": "magic"}, "unknown prediction 'magic'"),
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"sampler": "ddpm", "eta": 0.5}, "has no option 'eta'"),
         ({"steps": 0}, "steps"),
         ({"steps": 21}, "steps"),
         ({"eta": -1.0}, "eta"),
-        ({"w": float("nan")}, "finite"),
+        ({"w": float("nan")}, "w must be a number"),
         ({"seed": -1}, "seed"),
     ],
 )

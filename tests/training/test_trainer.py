@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from minidiff import backend, data
-from minidiff.diffusion import objectives, process, schedules
+from minidiff.diffusion import objectives, process, schedules, time_draws
 from minidiff.errors import InputError
-from minidiff.training import Run, Trainer, checkpoint, metrics, train
+from minidiff.training import Run, TrainConfig, Trainer, checkpoint, metrics, train
 from tests import double
 from tests.training.tiny import tiny
 
@@ -122,6 +122,38 @@ def test_the_step_is_algorithm_1(tmp_path):
     expected = np.mean((trainer.model(xt, t, y, rng=device).data - eps) ** 2)
     loss, norm = trainer.train_step()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert loss.dtype == np.float32 and norm > 0
+
+
+@pytest.mark.parametrize("target", ["eps", "x0", "v"])
+@pytest.mark.parametrize("weight", ["uniform", "min_snr"])
+def test_other_objectives(tmp_path, target, weight):
+    """The loss from its definition: the error of the target, weighted as that of x0 would be."""
+    o = {"target": target, "weight": weight, "gamma": 0.5, "times": "stratified"}
+    config = TrainConfig.from_dict(tiny(tmp_path).to_dict() | {"objective": o})
+    trainer = Trainer(config)
+    for _ in range(3):
+        trainer.train_step()
+    step = trainer.step + 1
+    host, device = backend.host_generator(config.seed, step), backend.generator(config.seed, step)
+    images, labels = data.digits()
+    rows = data.batch_indices(1797, 8, seed=config.seed, step=step)
+    schedule = schedules.make("cosine", 20)
+    t = time_draws.stratified(schedule, 8, rng=host)
+    eps = device.standard_normal((8, 8, 8, 1), dtype=np.float32)
+    y = objectives.drop_labels(labels[rows], p_uncond=config.p_uncond, null=10, rng=host)
+    x0 = images[rows]
+    a, s = (np.sqrt(c)[t].reshape(-1, 1, 1, 1) for c in (schedule.abar, 1 - schedule.abar))
+    what = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[target]
+    prediction = trainer.model(
+        process.q_sample(schedule, x0, t, eps), t, y, rng=device
+    ).data.astype(np.float64)
+    losses = np.mean((prediction - what) ** 2, axis=(1, 2, 3))
+    if weight == "min_snr":
+        snr = schedule.snr[t]
+        losses = losses * np.minimum(snr, 0.5) / {"eps": snr, "x0": 1, "v": snr + 1}[target]
+    loss, norm = trainer.train_step()
+    np.testing.assert_allclose(loss, losses.mean(), rtol=2e-5)
     assert loss.dtype == np.float32 and norm > 0
 
 
@@ -271,9 +303,33 @@ def test_folders_that_no_run_is_made_in(tmp_path, uninterrupted):
             Run.create(tmp_path / folder, trainer.config)
     with pytest.raises(InputError, match="is no run"):
         Run.open(tmp_path / "full")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")  # of whoever
+    with pytest.raises(InputError, match="holds a run already"):
+        Run.create(tmp_path / "other", trainer.config)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / f".config.json.{os.getpid()}.tmp").write_text("of a killed process")
     Run.create(tmp_path / "new", trainer.config)
+
+
+def test_a_run_without_a_checkpoint_can_be_started_again(tmp_path):
+    """As after a learning rate that was too large: there is nothing in it to go on from."""
+    config = tiny(tmp_path, lr=1e30, warmup=0, grad_clip=1e30)
+    with pytest.raises(InputError, match="diverged"):
+        finish(Trainer(config), Run.create(tmp_path / "run", config))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "metrics.jsonl"]
+    (tmp_path / "run" / "thesis.tex").write_text("a")
+    with pytest.raises(InputError, match="holds a run already"):
+        Run.create(tmp_path / "run", tiny(tmp_path))
+    (tmp_path / "run" / "thesis.tex").unlink()
+
+    run = Run.create(tmp_path / "run", tiny(tmp_path))
+    with contextlib.closing(train(Trainer(run.config), run)) as records:
+        next(records)
+        with pytest.raises(InputError, match="another process is training"):
+            Run.create(run.folder, config)
+    assert Run.open(run.folder).config == tiny(tmp_path)
+    assert [r["step"] for r in metrics.read(run.metrics)] == [1]
 
 
 def test_a_step_runs_on_a_device_without_waiting_for_it(tmp_path, monkeypatch):
