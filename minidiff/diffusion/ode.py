@@ -80,7 +80,7 @@ def flow(
     check_start(x)
 
     def slope(x: Array, sigma: float) -> Array:
-        return x - D(x, sigma)
+        return x - D(x, sigma)  # eq. (11.3), times sigma
 
     return _integrate(slope, x, None, sigma, to, rtol, atol, method)[0]
 

@@ -123,7 +123,7 @@ def ve_from_vp(schedule: Schedule, xt: Array, t: Any) -> Array:
     0); `schedules.Schedule.from_sigmas` goes back from the sigmas to the schedule.
     """
     _check_signal(schedule, t, "sigma_t is infinite")
-    return xt / _scales(schedule, xt, t)[0]
+    return xt / _scales(schedule, xt, t)[0]  # eq. (11.1)
 
 
 def vp_from_ve(schedule: Schedule, x: Array, t: Any) -> Array:

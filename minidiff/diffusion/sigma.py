@@ -80,7 +80,7 @@ def sigma_denoiser(
 
     def D(x: Array, sigma: float) -> Array:
         t = float(t_of(schedule, sigma))
-        scale = 1 / math.sqrt(1 + sigma**2)
+        scale = 1 / math.sqrt(1 + sigma**2)  # eq. (11.4)
         # x_t goes in without a name: it is free again once the denoiser has seen it.
         x0 = predict(denoiser, x * scale, int(t) if t.is_integer() else t, cond)[0]
         if source == "eps":

@@ -41,7 +41,7 @@ def dpmpp_2m(
         x0 = ahead = D(x, sigma)
         if last and lower > 0:
             before, x0_before = last.pop()
-            two_r = 2 * math.log(before / sigma) / math.log(sigma / lower)
+            two_r = 2 * math.log(before / sigma) / math.log(sigma / lower)  # eq. (11.10)
             ahead = (1 + 1 / two_r) * x0
             ahead -= (1 / two_r) * x0_before
         last[:] = [(sigma, x0)]

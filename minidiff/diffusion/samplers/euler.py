@@ -19,7 +19,7 @@ def step(D: SigmaDenoiser, x: Array, sigma: float, lower: float) -> tuple[Array,
     Karras et al. 2022, eq. 4.
     """
     x0 = D(x, sigma)
-    x = x - x0
+    x = x - x0  # eq. (11.2)
     x *= lower / sigma
     x += x0
     return x, x0

@@ -17,7 +17,7 @@ WEIGHTS = (
     (1.0,),
     (3 / 2, -1 / 2),
     (23 / 12, -16 / 12, 5 / 12),
-    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),  # eq. (11.7)
 )
 """Adams-Bashforth formulas for one to four values; the weight of the newest comes first."""
 
@@ -46,7 +46,7 @@ def transfer(schedule: Schedule, x: Array, t: int, s: int, eps: Array, clip: Cli
     Liu et al. 2022, section 3. The x0 that this eps means is clipped as `clip` says.
     """
     x0, eps = denoised(schedule, x, t, eps, clip)
-    c_0, c_eps, sigma = coefficients(schedule, s, t)
+    c_0, c_eps, sigma = coefficients(schedule, s, t)  # eq. (11.8)
     return affine_step(c_0, x0, c_eps, eps, sigma, None)
 
 

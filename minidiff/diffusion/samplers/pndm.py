@@ -30,7 +30,7 @@ def runge_kutta(
     e2 = eps(phi(x, t, m, e1), m)
     e3 = eps(phi(x, t, m, e2), m)
     e4 = eps(phi(x, t, s, e3), s)
-    return (e1 + 2 * (e2 + e3) + e4) / 6
+    return (e1 + 2 * (e2 + e3) + e4) / 6  # eq. (11.9)
 
 
 def pndm(

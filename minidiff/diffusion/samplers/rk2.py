@@ -36,7 +36,7 @@ def step(
     there += x
     d_there = there - D(there, between)
     d_there /= between
-    w, h = 1 / (2 * alpha), lower - sigma
+    w, h = 1 / (2 * alpha), lower - sigma  # eq. (11.6)
     d *= h * (1 - w)
     d += x
     d_there *= h * w
