@@ -7,6 +7,7 @@ from typing import Any
 from minidiff.autograd import VJP, Array, op
 from minidiff.backend import kernels
 from minidiff.errors import InputError
+from minidiff.ops.linalg import column_sums
 
 Result = tuple[Array, VJP]
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
@@ -50,15 +51,13 @@ def conv2d(
     if min(room) < 0:
         raise InputError(f"conv2d: a kernel of {w.shape[:2]} does not fit {x.shape} padded {pads}")
     k = kernels.of(xp)
-    y = k.conv2d(xp, x, w, stride, pads)
-    if b is not None:
-        y += b
+    y = k.conv2d(xp, x, w, stride, pads, b)
 
     def vjp(g: Array) -> tuple[Any, ...]:
         return (
             lambda: k.conv2d_dx(xp, g, w, x.shape, stride, pads),
             lambda: k.conv2d_dw(xp, x, g, w.shape, stride, pads),
-            lambda: g.sum(axis=(0, 1, 2)),
+            lambda: column_sums(xp, g),
         )
 
     return y, vjp

@@ -43,9 +43,15 @@ def linear(xp: Any, x: Array, w: Array, b: Array | None = None) -> Result:
 
     def vjp(g: Array) -> tuple[Any, Any, Any]:
         g = g.reshape(-1, g.shape[-1])
-        return lambda: (g @ w.T).reshape(x.shape), lambda: flat.T @ g, lambda: g.sum(axis=0)
+        return lambda: (g @ w.T).reshape(x.shape), lambda: flat.T @ g, lambda: column_sums(xp, g)
 
     return y.reshape(*x.shape[:-1], w.shape[1]), vjp
+
+
+def column_sums(xp: Any, g: Array) -> Array:
+    """The sum over all axes but the last, as a product with ones: several times faster than sum."""
+    g = g.reshape(-1, g.shape[-1])
+    return (xp.ones((1, len(g)), g.dtype) @ g)[0]
 
 
 @op

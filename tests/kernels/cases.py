@@ -63,6 +63,11 @@ def looks(draw):
     return q, k, v, mask, draw(arrays(q.shape))
 
 
+def _conv2d(drawn):
+    (x, w, _, *options), has_bias = drawn
+    return (x, w, *options, 3 + w[0, 0, 0] if has_bias else None)
+
+
 def _group_norm_grad(drawn):
     x, gamma, beta, g, groups, eps = drawn
     _, m, r = reference.group_norm(np, x, gamma, beta, groups, eps)
@@ -108,7 +113,7 @@ def adam(draw):
 vectors = st.sampled_from([(1,), (5,), (3, 4, 5, 2), (5000,), (2, 7, 9, 33)])
 
 CASES = {
-    "conv2d": convolutions().map(lambda d: (d[0], d[1], *d[3:])),
+    "conv2d": st.tuples(convolutions(), st.booleans()).map(_conv2d),
     "conv2d_dx": convolutions().map(lambda d: (d[2], d[1], d[0].shape, *d[3:])),
     "conv2d_dw": convolutions().map(lambda d: (d[0], d[2], d[1].shape, *d[3:])),
     "group_norm": normalizations().map(lambda d: (*d[:3], *d[4:])),

@@ -47,12 +47,14 @@ def _convolve(
     return y
 
 
-def conv2d(xp: Any, x: Array, w: Array, stride: int, pads: Pads) -> Array:
-    """y = A w; no column matrix is written."""
+def conv2d(
+    xp: Any, x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None
+) -> Array:
+    """y = A w + b; no column matrix is written."""
     (top, bottom), (left, right) = pads
     (h, width), (kh, kw) = x.shape[1:3], w.shape[:2]
     out = (h + top + bottom - kh) // stride + 1, (width + left + right - kw) // stride + 1
-    return _convolve(xp, x, w, None, out, stride, 1, (top, left))
+    return _convolve(xp, x, w, b, out, stride, 1, (top, left))
 
 
 def conv2d_dx(

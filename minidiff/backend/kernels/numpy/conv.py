@@ -102,7 +102,7 @@ def _gather(x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None)
     y = np.empty((len(x), *columns.out, w.shape[3]), np.result_type(x, w))
     for block in columns.blocks:
         np.matmul(columns.of(block), matrix, out=y[block].reshape(-1, w.shape[3]))
-        _add(y[block], b if b is None or b.ndim == 1 else b[block])
+        _add(y[block], b)
     return y
 
 
@@ -127,10 +127,10 @@ def _scatter(g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pa
 
 
 def _add(y: Array, b: Array | None) -> None:
-    """y += b of shape (O,) or (N, O), as rows of images: NumPy is slow on runs as short as O."""
+    """y += b, by rows of images: NumPy is slow on runs as short as O numbers."""
     if b is not None:
         rows = y.reshape(*y.shape[:2], -1)
-        rows += np.tile(b, y.shape[2]) if b.ndim == 1 else np.tile(b, (1, y.shape[2]))[:, None]
+        rows += np.tile(b, y.shape[2])
 
 
 def conv2d(

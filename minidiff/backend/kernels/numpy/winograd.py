@@ -131,8 +131,7 @@ def conv2d(x: Array, w: Array, pads: Pads, b: Array | None = None, *, turn: bool
         v = _transform(bt, tiling.images.of(block), N, "transformed")
         p = _multiply(v, u, "tiles")
         if b is not None:
-            at_one = p[ONE].reshape(block.stop - block.start, -1, o)
-            at_one += b if b.ndim == 1 else b[block, None]
+            p[ONE] += b
         results = _multiply(at, p.reshape(N * N, -1), "transformed")
         results = results.reshape(M, M, -1, *tiling.tiles, o)
         for i, j in np.ndindex(M, M):
