@@ -506,6 +506,22 @@ def test_anomalies_are_named_where_they_are_born():
     assert autograd._Mode.anomalies is False
 
 
+def test_the_first_op_that_went_wrong_is_blamed_by_name():
+    def overflow_of_mine(xp, x):
+        return x * 1e308 * 10, lambda g: (g,)
+
+    try:
+        mine = op(overflow_of_mine)
+        with (
+            np.errstate(all="ignore"),
+            detect_anomalies(),
+            pytest.raises(FloatingPointError, match="overflow_of_mine"),
+        ):
+            ops.exp(mine(leaf([1.0])))
+    finally:
+        OPS.pop("overflow_of_mine")
+
+
 def test_the_truth_of_a_tensor_is_that_of_its_array():
     assert Tensor(np.array(1.0))
     assert not Tensor(np.array([0.0]))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from minidiff import backend, ops
 from minidiff.autograd import Tensor, vjp
 from minidiff.diffusion.arrays import Array, per_image
+from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser, Predicting, in_eps, predicts
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
@@ -64,9 +65,9 @@ def classifier_free(
     the conditional one. Of one that is `Predicting` v or x_0 the same is guided, which comes to
     the same since the weights sum to 1; `rescale` then looks at the spread of v or x_0.
     """
-    if not math.isfinite(w):
+    if not math.isfinite(check_number("w", w)):
         raise InputError(f"the guidance weight w must be finite, got {w}")
-    if not 0 <= rescale <= 1:
+    if not 0 <= check_number("rescale", rescale) <= 1:
         raise InputError(f"rescale, the phi of its paper, must lie in [0, 1], got {rescale}")
     w, rescale = float(w), float(rescale)
     low, high = _check_interval(interval)
@@ -131,7 +132,7 @@ def classifier(
     -------
     A denoiser ``guided(xt, t, **cond)``. It evaluates `log_prob` once, with its gradient.
     """
-    if not math.isfinite(scale):
+    if not math.isfinite(check_number("scale", scale)):
         raise InputError(f"the scale of guidance must be finite, got {scale}")
     denoiser = in_eps(denoiser, schedule)
 

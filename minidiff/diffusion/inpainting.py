@@ -7,6 +7,7 @@ from typing import Any
 from minidiff import backend
 from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_count
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.parameterizations import Clip, check_clip
@@ -93,8 +94,7 @@ def inpaint(
     check_start(x_T)
     check_rng(rng, "inpainting draws noise in every step")
     for name, value in (("jump", jump), ("resamples", resamples)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+        check_count(name, value)
     lookup(dict.fromkeys(("posterior", "beta")), variance, "variance")
     times = timesteps.resolve(schedule.T, steps, spacing).tolist()
     clip = check_clip(clip)
@@ -123,6 +123,9 @@ def inpaint(
 
 
 def _check_known(x_T: Array, known: Array, mask: Array) -> None:
+    for name, given in (("known images", known), ("mask", mask)):
+        if not hasattr(given, "dtype"):
+            raise InputError(f"the {name} must be an array, got {type(given).__name__}")
     if known.shape != x_T.shape or known.dtype != x_T.dtype:
         raise InputError(
             f"the known images must be like x_T, {x_T.dtype} of shape {x_T.shape}, "

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from minidiff.diffusion import process, timesteps
-from minidiff.diffusion.arrays import Array, per_image
+from minidiff.diffusion.arrays import Array, check_like, per_image
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.samplers.base import State, check_rng, check_start
@@ -65,11 +66,13 @@ def mix(
     kind : "linear" or "variance_preserving"
     """
     mix_noise = lookup(KINDS, kind, "kind of interpolation")
-    if not np.all((np.asarray(lam) >= 0) & (np.asarray(lam) <= 1)):
+    each = check_numbers("lambda", lam)
+    if not np.all((each >= 0) & (each <= 1)):
         raise InputError(f"lambda must lie in [0, 1], got {lam}")
-    shapes = {a.shape for a in (*x0, *eps)}
-    if len(shapes) > 1:
-        raise InputError(f"images and noises must be of one shape, got {sorted(shapes)}")
+    first, second = x0
+    check_like(second, first, "the second image", "the first")
+    for noise in eps:
+        check_like(noise, first, "eps", "x0")
     return process.q_sample(schedule, linear(*x0, lam), t, mix_noise(*eps, lam))  # eq. (10.11)
 
 
@@ -115,6 +118,7 @@ def interpolate(
     """
     for images in x0:
         check_start(images)
+    check_like(x0[1], x0[0], "the second image", "the first")
     check_rng(rng, "interpolation draws the noise of both images")
     t = check_t(schedule, t)
     if np.ndim(t):

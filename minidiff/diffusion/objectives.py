@@ -23,6 +23,7 @@ from minidiff import ops
 from minidiff.autograd import Tensor
 from minidiff.diffusion import decoder, parameterizations, process
 from minidiff.diffusion.arrays import Array, floats, per_image
+from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import q_sample
@@ -178,7 +179,7 @@ def hybrid(
 
     The others are those of `vlb_nats_per_dim`.
     """
-    if not 0 <= lam < math.inf:
+    if not 0 <= check_number("lam", lam) < math.inf:
         raise InputError(f"lam, the weight of L_vlb, must be a number >= 0, got {lam}")
     xt = q_sample(schedule, x0, t, eps)
     prediction, v = _predict(model, xt, t, cond)
@@ -321,7 +322,7 @@ def min_snr_weight(schedule: Schedule, t: Any, *, gamma: float = 5.0, target: st
     -------
     float, or float64 array of shape (N,); see `mean`.
     """
-    if not 0 < gamma < math.inf:
+    if not 0 < check_number("gamma", gamma) < math.inf:
         raise InputError(
             f"gamma, the SNR at which the weight is cut, must be a number > 0, got {gamma}"
         )
@@ -425,6 +426,7 @@ def draw_t(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArray[n
 
     `rng` is a generator on the host.
     """
+    check_count("n", n, least=0)
     return rng.integers(1, schedule.T, size=n, endpoint=True)
 
 
@@ -454,7 +456,7 @@ def drop_labels(
         raise InputError(
             f"labels must be N integers, got shape {labels.shape} of type {labels.dtype}"
         )
-    if not 0 <= p_uncond <= 1:
+    if not 0 <= check_number("p_uncond", p_uncond) <= 1:
         raise InputError(f"p_uncond is a probability, in [0, 1], got {p_uncond}")
     drop = rng.random(len(labels)) < p_uncond  # never true at 0, always at 1: random() < 1
     return np.where(drop, null, labels).astype(np.int64)

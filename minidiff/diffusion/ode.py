@@ -25,6 +25,7 @@ from minidiff import backend
 from minidiff.autograd import Tensor, vjp
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.oracle import GaussianMixture
 from minidiff.diffusion.parameterizations import Clip
@@ -214,8 +215,7 @@ def hutchinson_trace(
     probes : int, >= 1
         Directions; the network runs on that many times N images.
     """
-    if not isinstance(probes, int) or isinstance(probes, bool) or probes < 1:
-        raise InputError(f"probes must be a whole number >= 1, got {probes!r}")
+    probes = check_count("probes", probes)
     z = rng.standard_normal((probes, *shape), dtype=np.float32)
     signs = 1 - 2 * (z < 0).astype(z.dtype)
 
@@ -299,7 +299,7 @@ def _integrate(
     from scipy.integrate import solve_ivp  # slow to import, and this is all that needs it
 
     for name, value in (("sigma", sigma), ("the other sigma", to)):
-        if not 0 < value < math.inf:
+        if not 0 < check_number(name, value) < math.inf:
             raise InputError(f"{name} must be a number > 0, got {value}: the flow is in log sigma")
     xp = backend.array_module(x)
 

@@ -18,9 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.autograd import Tensor
 from minidiff.diffusion.arrays import Array, per_image
+from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser, in_eps
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
+from minidiff.diffusion.templates import templates
 from minidiff.errors import InputError
 
 _BLOCK = 2**22
@@ -501,31 +503,6 @@ def excess_loss(
     return (error * error).mean(1)
 
 
-# Which of seven segments make a digit: top, upper right, lower right, bottom, lower left, upper
-# left, middle. As (row, column) slices of an 8 x 8 image, strokes of one pixel.
-_SEGMENTS: dict[str, Any] = {
-    "a": np.s_[0, 2:6],
-    "b": np.s_[1:4, 6],
-    "c": np.s_[4:7, 6],
-    "d": np.s_[7, 2:6],
-    "e": np.s_[4:7, 1],
-    "f": np.s_[1:4, 1],
-    "g": np.s_[4, 2:6],
-}
-_DIGITS = (
-    "abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc", "abcdefg", "abcdfg",
-)  # fmt: skip
-
-
-def templates() -> NDArray[np.float64]:
-    """The digits 0, ..., 9 in seven segments: -1 and 1, shape (10, 8, 8, 1)."""
-    images = np.full((10, 8, 8), -1.0)
-    for image, digit in zip(images, _DIGITS, strict=True):
-        for segment in digit:
-            image[_SEGMENTS[segment]] = 1.0
-    return images[..., None]
-
-
 def template_images(noise: float = 0.1) -> GaussianMixture:
     """Ten pictures of digits, equally likely, with independent noise of that size on each pixel.
 
@@ -537,7 +514,7 @@ def template_images(noise: float = 0.1) -> GaussianMixture:
     noise : float, >= 0
         Standard deviation of a pixel.
     """
-    if not noise >= 0:
+    if not check_number("noise", noise) >= 0:
         raise InputError(f"noise is a standard deviation, >= 0, got {noise}")
     return GaussianMixture(np.full(10, 0.1), templates(), np.full(10, noise**2), np.arange(10))
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from minidiff import backend
 from minidiff.diffusion.arrays import Array, check_like, per_image
+from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import posterior
 from minidiff.diffusion.schedules import Schedule, check_t
@@ -212,7 +213,7 @@ def dynamic_threshold(x0: Array, *, quantile: float = 0.995) -> Array:
     quantile : float in (0, 1]
         Between two values it is interpolated linearly. 1 is the largest |value|.
     """
-    if not 0 < quantile <= 1:
+    if not 0 < check_number("quantile", quantile) <= 1:
         raise InputError(f"quantile must lie in (0, 1], got {quantile}")
     xp = backend.array_module(x0)
     flat = x0.reshape(len(x0), -1)

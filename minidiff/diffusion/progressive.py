@@ -14,6 +14,7 @@ import numpy as np
 from minidiff import backend
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_count
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.samplers.base import State
 from minidiff.diffusion.schedules import Schedule, check_t
@@ -80,8 +81,7 @@ def shared_latent(
     -------
     The states of the sampler for N n images, the n from x_t[0] first.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise InputError(f"n must be a whole number >= 1, got {n!r}")
+    n = check_count("n", n)
     t = check_t(schedule, t)
     if np.ndim(t):
         raise InputError(f"all latents are of one time t, got {t}")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minidiff.diffusion.checks import check_count, check_number, check_numbers
 from minidiff.diffusion.names import lookup, with_options
 from minidiff.errors import InputError, PriorWarning
 
@@ -89,7 +90,7 @@ class Schedule:
     @classmethod
     def from_betas(cls, betas: ArrayLike) -> Schedule:
         """The schedule with variances beta_1, ..., beta_T (T values, the first is for t = 1)."""
-        betas = np.asarray(betas, dtype=np.float64)
+        betas = check_numbers("betas", betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one-dimensional, got shape {betas.shape}")
         return cls(np.concatenate([[0.0], betas]))
@@ -101,7 +102,7 @@ class Schedule:
         The product of the alphas returns the given values up to rounding (about T * 1e-16).
         abar_T may be 0.
         """
-        abar = np.asarray(abar, dtype=np.float64)
+        abar = check_numbers("abar", abar)
         if abar.ndim != 1 or not (np.all(abar[:-1] > 0) and np.all(abar[-1:] >= 0)):
             raise InputError(
                 "abar must be one-dimensional with all values in (0, 1) (only the last may be 0)"
@@ -116,7 +117,7 @@ class Schedule:
         x_0 + sigma_t n (Song et al. 2021, score SDE, eq. 8), seen as a variance-preserving one
         (see `parameterizations.ve_from_vp`).
         """
-        sigmas = np.asarray(sigmas, dtype=np.float64)
+        sigmas = check_numbers("sigmas", sigmas)
         if sigmas.ndim != 1 or not (np.all(sigmas > 0) and np.all(np.isfinite(sigmas))):
             raise InputError("sigmas must be one-dimensional with positive, finite values")
         if np.any(np.diff(sigmas) <= 0):
@@ -188,6 +189,7 @@ def linear(
         has about the same abar_T. Its limit for large T is exp(-10.05) = 4.32e-5 and not 0: it is
         the SDE `sde.VP`.
     """
+    beta_1, beta_T = check_number("beta_1", beta_1), check_number("beta_T", beta_T)
     # eq. (3.10)
     return _named(_of_betas(np.linspace(beta_1, beta_T, check_steps(T)), scale))
 
@@ -232,6 +234,7 @@ def quadratic(
     With these end points it is the schedule of latent diffusion (Rombach et al. 2022), at whose
     end abar_T = 0.0047: see `zero_terminal_snr`. `scale` as in `linear`.
     """
+    beta_1, beta_T = check_number("beta_1", beta_1), check_number("beta_T", beta_T)
     if not (beta_1 > 0 and beta_T > 0):
         raise InputError(f"every beta must lie in (0, 1), got end points {beta_1} and {beta_T}")
     return _named(_of_betas(np.linspace(beta_1**0.5, beta_T**0.5, check_steps(T)) ** 2, scale))
@@ -242,7 +245,7 @@ def constant(T: int = 1000, beta: float = 0.01, scale: str = "none") -> Schedule
 
     With T it goes to 0; with ``scale="reference"`` (see `linear`) to exp(-1000 beta).
     """
-    return _named(_of_betas(np.full(check_steps(T), float(beta)), scale))
+    return _named(_of_betas(np.full(check_steps(T), check_number("beta", beta)), scale))
 
 
 def karras(
@@ -270,9 +273,13 @@ def karras_sigmas(
     float64 array of shape (steps + 1,), strictly decreasing from sigma_max (to sigma_min, if
     there is more than one step) to 0.
     """
+    sigma_min, sigma_max = (
+        check_number("sigma_min", sigma_min),
+        check_number("sigma_max", sigma_max),
+    )
     if not 0 < sigma_min < sigma_max < math.inf:
         raise InputError(f"0 < sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}")
-    if not rho > 0:
+    if not check_number("rho", rho) > 0:
         raise InputError(f"rho must be > 0, got {rho}")
     roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), check_steps(steps, "steps"))
     levels = np.append(roots**rho, 0.0)
@@ -375,6 +382,4 @@ def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
 
 def check_steps(T: int, name: str = "T, the number of steps,") -> int:
     """`T` as an int, if it is a whole number >= 1; `name` is what an error calls it."""
-    if not isinstance(T, int | np.integer) or isinstance(T, bool) or T < 1:
-        raise InputError(f"{name} must be a whole number >= 1, got {T!r}")
-    return int(T)
+    return check_count(name, T)

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array, check_like, per_image
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.denoiser import Denoiser, predict, predicts
 from minidiff.diffusion.parameterizations import Clip, check_clip
 from minidiff.diffusion.schedules import Schedule
@@ -39,7 +40,7 @@ def sigma_of(schedule: Schedule, t: Any) -> NDArray[np.float64]:
 
     Float64, of the shape of `t`. Where abar_T = 0, t = T is refused: sigma_T is infinite.
     """
-    t = np.asarray(t, dtype=np.float64)
+    t = check_numbers("t", t)
     known = finite_levels(schedule)
     last = len(known) - 1
     if not np.all((t >= 0) & (t <= last)):  # NaN is refused too
@@ -55,7 +56,7 @@ def t_of(schedule: Schedule, sigma: Any) -> NDArray[np.float64]:
 
     Float64, of the shape of `sigma`; a time within rounding of an integer is that integer.
     """
-    sigma = np.asarray(sigma, dtype=np.float64)
+    sigma = check_numbers("sigma", sigma)
     known = finite_levels(schedule)
     if not np.all((sigma >= 0) & (sigma <= known[-1] * (1 + 1e-9))):
         raise InputError(
@@ -129,7 +130,7 @@ def levels(
     if sigmas is None:
         times = timesteps.resolve(schedule.T, steps, spacing)
         return times.tolist(), sigma_of(schedule, times).tolist()
-    values = np.asarray(sigmas, dtype=np.float64)
+    values = check_numbers("sigmas", sigmas)
     if values.ndim != 1 or len(values) < 2 or values[-1] != 0 or not np.all(np.diff(values) < 0):
         raise InputError(f"sigmas must be two or more that decrease strictly to 0, got {sigmas!r}")
     real: list[float] = t_of(schedule, values).tolist()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidiff import backend
+from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.objectives import draw_t
 from minidiff.diffusion.schedules import Schedule, check_t
@@ -26,6 +27,7 @@ def stratified(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArr
     uniform, and together they are spread as evenly as n times can be, which lowers the variance of
     a batch's loss. One draw, whatever n is.
     """
+    check_count("n", n, least=0)
     return 1 + (rng.integers(schedule.T) + np.arange(n) * schedule.T // n) % schedule.T
 
 
@@ -35,8 +37,8 @@ def cyclic(schedule: Schedule, n: int, *, step: int) -> NDArray[np.int64]:
     Step 1 takes the first n, step 2 the next n, and so on: `step` is all the state that there is.
     The order goes on by about T / 1.618 (mod T), so that each batch is spread over all times.
     """
-    if step < 1:
-        raise InputError(f"steps count from 1, got {step}")
+    check_count("n", n, least=0)
+    check_count("step", step)
     T = schedule.T
     stride = round(T * (math.sqrt(5) - 1) / 2)
     while math.gcd(stride, T) > 1:
@@ -94,8 +96,9 @@ class LossHistory:
     """
 
     def __init__(self, schedule: Schedule, *, size: int = 10, floor: float = 0.001) -> None:
-        if size < 1 or not 0 < floor <= 1:
-            raise InputError(f"wants size >= 1 and floor in (0, 1], got {size} and {floor}")
+        size = check_count("size", size)
+        if not 0 < check_number("floor", floor) <= 1:
+            raise InputError(f"floor is a share of the draws, in (0, 1], got {floor}")
         self.schedule, self.floor = schedule, floor
         self.losses = np.zeros((schedule.T + 1, size))
         self.counts = np.zeros(schedule.T + 1, dtype=np.int64)
@@ -116,6 +119,7 @@ class LossHistory:
         self, n: int, *, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """(t, weight): n times and the weights 1 / (T p_t) of their losses (host arrays)."""
+        check_count("n", n, least=0)
         p = self.probabilities
         t = rng.choice(self.schedule.T + 1, size=n, p=p / p.sum())
         return t, 1 / (self.schedule.T * p[t])

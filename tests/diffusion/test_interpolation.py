@@ -160,7 +160,7 @@ def run_interpolation(**options):
         (lambda: run(lam=np.array([0.5, 0.5])), "give one t, or one for each image"),
         (lambda: run(kind="slerp"), "unknown kind of interpolation.*linear, variance_preserving"),
         (lambda: run(t=0), "t must lie in 1..1000"),
-        (lambda: run(x0=(np.zeros((3, 2)), np.zeros((1, 2)))), "of one shape"),
+        (lambda: run(x0=(np.zeros((3, 2)), np.zeros((1, 2)))), "must have the shape of the first"),
         (lambda: run_interpolation(t=[5, 6, 7]), "noised to one time t"),
         (lambda: run_interpolation(t=5, steps=6), r"steps must lie in 1..5"),
         (lambda: run_interpolation(rng=None), "pass rng"),

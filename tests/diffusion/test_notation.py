@@ -25,6 +25,7 @@ SOURCE = re.compile(
 # What computes nothing: checks, choices by name, records of results, loops over steps of others.
 NO_FORMULA = """
 arrays: check_like floats per_image
+checks: check_count check_number check_numbers
 coding: Curve Split
 decoder: check_levels check_on_levels
 denoiser: evaluate predict

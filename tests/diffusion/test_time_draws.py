@@ -179,13 +179,13 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: time_draws.cyclic(schedule(5), 3, step=0), "steps count from 1, got 0"),
+        (lambda: time_draws.cyclic(schedule(5), 3, step=0), "step must be a whole number >= 1, got 0"),
         (
             lambda: time_draws.draw("random", schedule(5), 3, rng=RNG, step=1),
             "choose one of uniform, stratified, cyclic",
         ),
-        (lambda: time_draws.LossHistory(schedule(5), size=0), "size >= 1"),
-        (lambda: time_draws.LossHistory(schedule(5), floor=0), r"floor in \(0, 1\]"),
+        (lambda: time_draws.LossHistory(schedule(5), size=0), "size must be a whole number >= 1"),
+        (lambda: time_draws.LossHistory(schedule(5), floor=0), "floor is a share of the draws"),
         (lambda: HISTORY.update([1, 2], np.ones(3)), r"N losses, got shapes \(2,\) and \(3,\)"),
         (lambda: HISTORY.update(1, np.ones(1)), "N losses"),
         (lambda: HISTORY.update([6], np.ones(1)), r"t must lie in 1..5"),

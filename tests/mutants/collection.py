@@ -1330,6 +1330,142 @@ NETWORK = (
     ),
 )
 
+TRAINING = (
+    Mutant(
+        "attention-without-its-input",
+        "returns what attention gives, without adding it to its input",
+        "annotated_deep_learning_paper_implementations #146, #282: a residual connection is lost",
+        "Attention adds to what is there. The projection starts at zero, so without the input the "
+        "block starts as 0 in place of the identity, and nothing of the image gets past it.",
+        (
+            Edit(
+                "minidiff.nn.attention:SelfAttention.__call__",
+                "return x + self.project(h)",
+                "return self.project(h)",
+            ),
+            Edit(
+                "minidiff.nn.attention:CrossAttention.__call__",
+                "return x + self.project(h)",
+                "return self.project(h)",
+            ),
+        ),
+        (
+            "nn/test_attention.py::test_they_start_as_the_identity",
+            "nn/test_attention.py::test_self_attention_is_its_formula",
+        ),
+    ),
+    Mutant(
+        "resumed-optimizer-counts-from-1",
+        "goes on with the moments of Adam and forgets how many steps it took",
+        "pytorch #35047, stylegan2-ada-pytorch #108",
+        "The moments are divided by 1 - beta^step. With a count that starts again the first "
+        "updates after a resumption are up to ten times too large, and the loss jumps.",
+        (
+            Edit(
+                "minidiff.optim:Adam.load_state_dict",
+                'self.steps = int(state["steps"])',
+                "self.steps = 0",
+            ),
+        ),
+        ("test_optim.py::test_a_saved_optimizer_goes_on_to_the_same_bits",),
+    ),
+    Mutant(
+        "resumed-run-draws-the-same-again",
+        "makes the generator of a step from the seed alone",
+        "wavenet_vocoder #132; a seed that is set at the start of each run",
+        "A run that is resumed must draw what it would have drawn. With the seed alone each start "
+        "sees the noise of the first steps once more; the step belongs to the key.",
+        (
+            Edit(
+                "minidiff.backend:generator",
+                "_entropy(seed, step, rank, stream=0)",
+                "_entropy(seed, 0, rank, stream=0)",
+            ),
+            Edit(
+                "minidiff.backend:host_generator",
+                "_entropy(seed, step, rank, stream=1)",
+                "_entropy(seed, 0, rank, stream=1)",
+            ),
+        ),
+        ("backend/test_generators.py::test_different_arguments_different_draws",),
+    ),
+    Mutant(
+        "resumed-epoch-starts-over",
+        "begins the order of the images anew with each batch",
+        "pytorch #35047: a shuffled loader that does not know where it was",
+        "The k-th step takes the k-th stretch of the order. A loop that starts from the front "
+        "whenever it is entered shows some images often and others never.",
+        (
+            Edit(
+                "minidiff.data.batches:batch_indices",
+                "position = (step - 1) * batch_size + ",
+                "position = 0 * batch_size + ",
+            ),
+        ),
+        ("data/test_batches.py::test_each_epoch_is_a_permutation",),
+    ),
+    Mutant(
+        "nan-without-a-name",
+        "finds that a value is not finite and does not say where",
+        "denoising-diffusion-pytorch #61, #175, #360: a loss that is NaN",
+        "NaN spreads: by the time that the loss has it, every gradient has it too. The name of the "
+        "first op that made one is what there is to go by.",
+        (
+            Edit(
+                "minidiff.autograd:op",
+                "{f.__name__} gave a value that is not finite",
+                "an op gave a value that is not finite",
+            ),
+        ),
+        ("test_autograd.py::test_the_first_op_that_went_wrong_is_blamed_by_name",),
+    ),
+    Mutant(
+        "infinity-passes",
+        "looks for NaN only, where values may be infinite",
+        "denoising-diffusion-pytorch #360",
+        "An infinity comes first: NaN is what the next op makes of inf - inf, and is blamed on an "
+        "op that did nothing wrong.",
+        (
+            Edit(
+                "minidiff.autograd:op",
+                "not bool(xp.isfinite(y).all())",
+                "bool(xp.isnan(y).any())",
+            ),
+        ),
+        ("test_autograd.py::test_the_first_op_that_went_wrong_is_blamed_by_name",),
+    ),
+    Mutant(
+        "pixels-from-0-to-1",
+        "scales bytes to [0, 1]",
+        "dpm-solver #2",
+        "The noise is standard normal, so the images must lie around 0, in [-1, 1]. From 0 to 1 "
+        "they have a quarter of the variance, and a mean that the noise has to get rid of.",
+        (
+            Edit(
+                "minidiff.data.dataset:from_uint8",
+                "u / np.float32(127.5) - np.float32(1)",
+                "u / np.float32(255)",
+            ),
+        ),
+        ("data/test_data.py::test_bytes_survive_the_way_there_and_back",),
+    ),
+    Mutant(
+        "any-range-of-pixels",
+        "trains on images of any range",
+        "dpm-solver #2",
+        "Bytes from 0 to 255 make a model that draws grey fog, and no error. What loads data "
+        "checks that it lies in [-1, 1].",
+        (
+            Edit(
+                "minidiff.data.dataset:Dataset.__post_init__",
+                "if not (x.min() >= -1 and x.max() <= 1):",
+                "if False:",
+            ),
+        ),
+        ("data/test_data.py::test_a_data_set_refuses",),
+    ),
+)
+
 _FRECHET = "minidiff.metrics.frechet:squared_frechet"
 
 METRICS = (
@@ -1425,7 +1561,7 @@ METRICS = (
 
 MUTANTS: tuple[Mutant, ...] = (
     *SCHEDULES, *PROCESS, *PARAMETERIZATIONS, *ANCESTRAL, *DDIM, *SOLVERS, *GUIDANCE, *BOUNDS,
-    *NETWORK, *METRICS,
+    *NETWORK, *TRAINING, *METRICS,
 )  # fmt: skip
 
 BY_ID = {mutant.id: mutant for mutant in MUTANTS}

@@ -9,6 +9,7 @@ import numpy as np
 
 from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array, floats
+from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.parameterizations import Clip, check_clip
 from minidiff.diffusion.samplers.base import State, affine_step, check_start
@@ -105,7 +106,7 @@ def ddim(
 
 
 def _check_eta(eta: float, largest: float) -> None:
-    if not 0 <= eta < math.inf:
+    if not 0 <= check_number("eta", eta) < math.inf:
         raise InputError(f"eta must be >= 0 and finite, got {eta}")
     if eta > largest:
         allowed = math.floor(largest * 1e4) / 1e4  # rounded down, so that what is named works

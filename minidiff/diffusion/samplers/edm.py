@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.parameterizations import Clip
 from minidiff.diffusion.samplers.base import State, check_rng, descend
@@ -51,7 +52,7 @@ def edm(
     """
     options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
     for name, value in options.items():
-        if not value >= 0 or (name != "s_tmax" and math.isinf(value)):
+        if not check_number(name, value) >= 0 or (name != "s_tmax" and math.isinf(value)):
             raise InputError(f"{name} must be a number >= 0, got {value}")
     if s_churn > 0:
         check_rng(rng, f"s_churn = {s_churn} adds noise")

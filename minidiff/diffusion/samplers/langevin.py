@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from minidiff import backend
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.parameterizations import Clip, check_clip, score_from_eps
@@ -57,6 +58,7 @@ def langevin(
     rng : generator with ``standard_normal(shape, dtype=)``
     """
     _check_positive("alpha", alpha)
+    steps = check_count("steps", steps, least=0)
     check_rng(rng, "Langevin dynamics draws noise in every step")
 
     def states() -> Generator[Array, None, None]:
@@ -144,8 +146,8 @@ def annealed_langevin(
     check_rng(rng, "Langevin dynamics draws noise in every step")
     whole = steps is not None and np.ndim(steps) == 0
     times = geometric(schedule, steps) if whole else timesteps.resolve(schedule.T, steps)
-    _check_count("corrections", corrections, least=1)
-    if not 0 < step < 4:
+    check_count("corrections", corrections, least=1)
+    if not 0 < check_number("step", step) < 4:
         raise InputError(f"step must lie in (0, 4), got {step}; from 4 on the dynamics diverges")
     clip = check_clip(clip)
 
@@ -222,7 +224,7 @@ def predictor_corrector(
     check_start(x_T)
     check_rng(rng, "a predictor-corrector draws noise in every step")
     times = timesteps.resolve(schedule.T, steps, spacing).tolist()
-    _check_count("corrections", corrections, least=0)
+    check_count("corrections", corrections, least=0)
     _check_positive("snr", snr)
     lookup(dict.fromkeys(("posterior", "beta")), variance, "variance")
     clip = check_clip(clip)
@@ -263,11 +265,6 @@ def _mean_norm(x: Array) -> Array:
     return xp.sqrt((flat * flat).sum(1)).mean()
 
 
-def _check_count(name: str, value: Any, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-
-
 def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
+    if not 0 < check_number(name, value) < math.inf:
         raise InputError(f"{name} must be a number > 0, got {value}")

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.parameterizations import Clip
 from minidiff.diffusion.samplers.base import State, descend
@@ -73,7 +74,7 @@ def rk2(
 
     All others, and what is yielded, are those of `euler`.
     """
-    if not 0 < alpha <= 1:
+    if not 0 < check_number("alpha", alpha) <= 1:
         raise InputError(
             f"alpha must lie in (0, 1]: 1 Heun, 1/2 midpoint, 2/3 Ralston; got {alpha}"
         )
