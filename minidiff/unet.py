@@ -20,7 +20,7 @@ from minidiff.nn import (
     Conv2d,
     Embedding,
     FourierEmbedding,
-    GroupNorm,
+    GroupNormSilu,
     Linear,
     Module,
     SelfAttention,
@@ -157,23 +157,23 @@ class ResidualBlock(Module):
         self.scale_shift = config.time_conditioning == "scale_shift"
         self.dropout = config.dropout
         norm: dict[str, Any] = {"groups": config.groups, "eps": config.norm_eps}
-        self.norm1 = GroupNorm(c_in, **norm)
+        self.norm1 = GroupNormSilu(c_in, **norm)
         self.conv1 = Conv2d(c_in, c_out, rng=rng)
         self.time = Linear(config.time_width, c_out * (2 if self.scale_shift else 1), rng=rng)
-        self.norm2 = GroupNorm(c_out, **norm)
+        self.norm2 = GroupNormSilu(c_out, **norm)
         self.conv2 = Conv2d(c_out, c_out, rng=rng, zero=True)
         self.shortcut = Linear(c_in, c_out, rng=rng) if c_in != c_out else None
 
     def __call__(self, x: Tensor, time: Tensor, *, rng: Any = None) -> Tensor:
         """x (N, H, W, C_in) and time (N, 4 channels), silu already applied to it."""
-        h = self.conv1(ops.silu(self.norm1(x)))
-        e = self.time(time).reshape(x.shape[0], 1, 1, -1)
+        h = self.conv1(self.norm1(x), bias=False)
+        # what is added to each channel of h, the bias too, is added where the norm reads h
+        e = self.time(time)
         if self.scale_shift:
             scale, shift = ops.split(e, 2)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = self.norm2(h, before=self.conv1.bias, after=(scale, shift))
         else:
-            h = self.norm2(h + e)
-        h = ops.silu(h)
+            h = self.norm2(h, before=e + self.conv1.bias)
         if self.training and self.dropout:
             if rng is None:
                 raise InputError("a U-Net with dropout needs rng= in training mode")
@@ -242,7 +242,7 @@ class UNet(Module):
                 level.resample = Conv2d(c, c, rng=rng)
             self.up.append(level)
 
-        self.norm_out = GroupNorm(c, **norm)
+        self.norm_out = GroupNormSilu(c, **norm)
         self.conv_out = Conv2d(c, config.out_channels or config.in_channels, rng=rng, zero=True)
 
     def __call__(
@@ -274,7 +274,7 @@ class UNet(Module):
                 h = h if attention is None else attention(h)
             if level.resample is not None:
                 h = level.resample(ops.upsample_nearest(h))
-        return self.conv_out(ops.silu(self.norm_out(h)))
+        return self.conv_out(self.norm_out(h))
 
     def summary(self) -> str:
         """A table of the parts as they run: name, shape of the output, number of parameters."""

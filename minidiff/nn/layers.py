@@ -66,9 +66,10 @@ class Conv2d(Module):
         self.weight = Parameter(fan_average_uniform(rng, (size, size, c_in, c_out), *fans, scale))
         self.bias = Parameter(_zeros(c_out))
 
-    def __call__(self, x: Tensor | Array) -> Tensor:
-        """Shape (N, H, W, C_in) to (N, H', W', C_out)."""
-        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+    def __call__(self, x: Tensor | Array, *, bias: bool = True) -> Tensor:
+        """Shape (N, H, W, C_in) to (N, H', W', C_out); the bias may be left to what comes next."""
+        b = [self.bias] if bias else []
+        return ops.conv2d(x, self.weight, *b, stride=self.stride, padding=self.padding)
 
 
 class GroupNorm(Module):
@@ -84,6 +85,27 @@ class GroupNorm(Module):
     def __call__(self, x: Tensor | Array) -> Tensor:
         """Shape (N, ..., C) in and out."""
         return ops.group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)
+
+
+class GroupNormSilu(GroupNorm):
+    """silu(GroupNorm(x)) in one pass, with what a block of a U-Net does around it."""
+
+    def __call__(
+        self,
+        x: Tensor | Array,
+        *,
+        before: Tensor | None = None,
+        after: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """silu((1 + s) norm(x + before) + b), (s, b) being `after`; x is (N, ..., C).
+
+        `before` is (C,) or (N, C), s and b are (N, C): a number for each channel of a sample.
+        """
+        gamma: Tensor = self.weight
+        beta: Tensor = self.bias
+        if after is not None:
+            gamma, beta = gamma * (1 + after[0]), beta * (1 + after[0]) + after[1]
+        return ops.group_norm_silu(x, gamma, beta, before, groups=self.groups, eps=self.eps)
 
 
 class LayerNorm(Module):

@@ -40,8 +40,8 @@ from minidiff.ops.shape import (
 __all__ = [
     "abs", "add", "attention", "avg_pool", "broadcast_to", "clip", "concat", "conv2d",
     "cross_entropy", "div", "dropout", "einsum", "embedding", "exp", "gelu", "getitem",
-    "group_norm", "group_norm_silu", "huber", "l1", "layer_norm", "linear", "log", "log_softmax", "logsumexp",
-    "matmul", "max", "max_pool", "maximum", "mean", "mse", "mul", "neg", "pad", "pow", "relu",
-    "reshape", "sigmoid", "silu", "softmax", "split", "sqrt", "sub", "sum", "tanh", "transpose",
-    "upsample_nearest", "var", "where",
+    "group_norm", "group_norm_silu", "huber", "l1", "layer_norm", "linear", "log", "log_softmax",
+    "logsumexp", "matmul", "max", "max_pool", "maximum", "mean", "mse", "mul", "neg", "pad", "pow",
+    "relu", "reshape", "sigmoid", "silu", "softmax", "split", "sqrt", "sub", "sum", "tanh",
+    "transpose", "upsample_nearest", "var", "where",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from minidiff.backend.kernels import numpy as fast
 from minidiff.backend.kernels import reference
 from minidiff.backend.kernels.numpy import memory
 from tests.kernels.agreement import assert_agrees
-from tests.kernels.cases import CASES, FLAT
+from tests.kernels.cases import CASES, FLAT, fused_normalizations
 from tests.strategies import examples, lay_out, layouts
 
 FAST = kernels.public(fast)
@@ -27,21 +27,78 @@ def test_every_kernel_has_a_definition_and_cases():
     assert FAST  # or else this file tests nothing
 
 
-@pytest.mark.parametrize("name", sorted(FAST))
+def silu_gradient_after_its_forward(table):
+    """The fast gradient divides y by u: it wants the y of the fast forward pass, to the bit."""
+
+    def kernel(xp, x, gamma, beta, shift, g, groups, eps):
+        y, m, r = table["group_norm_silu"](xp, x, gamma, beta, shift, groups, eps)
+        return table["group_norm_silu_grad"](xp, g, x, y, m, r, gamma, beta, shift)
+
+    return kernel
+
+
+PIECES = {
+    name: (FAST[name], DEFINITIONS[name], CASES[name], FLAT & {name})
+    for name in sorted(FAST.keys() - {"group_norm_silu_grad"})
+}
+PIECES["group_norm_silu_grad"] = (
+    silu_gradient_after_its_forward(FAST),
+    silu_gradient_after_its_forward(DEFINITIONS),
+    fused_normalizations(),
+    set(),
+)
+
+
+@pytest.mark.parametrize("name", PIECES)
 @both_dtypes
 @given(data=st.data())
 @examples(0.6)
 def test_fast_kernel_agrees_with_its_definition(name, dtype, data):
-    args = data.draw(CASES[name])
+    fast, definition, cases, flat = PIECES[name]
+    args = data.draw(cases)
     scratch = data.draw(
         st.sampled_from([300, 20_000, memory.SCRATCH])
     )  # one image a block, some, all
 
     def any_layout(a):
-        return lay_out(a, "contiguous" if name in FLAT else data.draw(layouts))
+        return lay_out(a, "contiguous" if flat else data.draw(layouts))
 
+    poison_scratch()
     with mock.patch.object(memory, "SCRATCH", scratch):
-        assert_agrees(FAST[name], DEFINITIONS[name], args, dtype, any_layout)
+        assert_agrees(fast, definition, args, dtype, any_layout)
+
+
+def poison_scratch():
+    """What a kernel left in its scratch must not matter to the next: it is NaN here."""
+    for buffer in vars(memory._arena).values():
+        buffer.fill(255)  # each float of these bytes is NaN
+
+
+@pytest.mark.parametrize("shape", [(5, 28, 28, 32), (2, 40, 40, 64), (70, 4, 4, 8), (3, 32)])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_group_norm_and_silu_over_several_blocks(shape, per_sample):
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, *shape))
+    size = (3, shape[0], shape[-1]) if per_sample else (3, shape[-1])
+    gamma, beta, shift = rng.standard_normal(size)
+    for dtype in (np.float32, np.float64):
+        assert_agrees(
+            PIECES["group_norm_silu_grad"][0],
+            PIECES["group_norm_silu_grad"][1],
+            (x, gamma, beta, shift, g, 4, 1e-5),
+            dtype,
+        )
+
+
+def test_group_norm_and_silu_where_it_is_zero_and_where_it_overflows():
+    """At u = 0, y / u is 0 / 0; at u = -200, e^-u is infinite."""
+    x = np.random.default_rng(0).standard_normal((2, 6, 6, 4)).astype(np.float32)
+    zero = np.zeros(4, np.float32)
+    for beta, slope in ((zero, 0.5), (zero - 200, 0.0), (zero + 200, 1.0)):
+        y, m, r = fast.group_norm_silu(np, x, zero, beta, None, 2, 1e-5)
+        np.testing.assert_array_equal(y, beta * (beta > 0) + 0 * x)
+        dbeta = fast.group_norm_silu_grad(np, x, x, y, m, r, zero, beta, None)[2]
+        np.testing.assert_allclose(dbeta, slope * x.sum(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
 @both_dtypes

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidiff import nn
+from minidiff import nn, ops
 from minidiff.autograd import Tensor
 from minidiff.errors import InputError
 from tests.nn.check import check_module, perturb
@@ -32,6 +32,7 @@ LAYERS = {
         16 * 6 + 3,
     ),
     "GroupNorm": (lambda rng: nn.GroupNorm(6, 3), (2, 4, 5, 6), (2, 4, 5, 6), 12),
+    "GroupNormSilu": (lambda rng: nn.GroupNormSilu(6, 3), (2, 4, 5, 6), (2, 4, 5, 6), 12),
     "GroupNorm of rows": (lambda rng: nn.GroupNorm(6, 1), (2, 6), (2, 6), 12),
     "LayerNorm": (lambda rng: nn.LayerNorm(5), (2, 3, 5), (2, 3, 5), 10),
     "SelfAttention": (
@@ -92,6 +93,22 @@ def test_group_norm_starts_as_plain_normalization(seed, channels, groups):
         for group in sample:
             assert abs(group.mean()) < 1e-12
             assert group.var() == pytest.approx(1, rel=1e-4)
+
+
+@given(seed=seeds, groups=st.sampled_from([1, 2]), per_sample=st.booleans())
+@settings(max_examples=20)
+def test_group_norm_and_silu_in_one_are_their_parts(seed, groups, per_sample):
+    rng = np.random.default_rng(seed)
+    layer = perturb(nn.GroupNormSilu(6, groups).astype(np.float64))
+    plain = nn.GroupNorm(6, groups).astype(np.float64)
+    plain.load_state_dict(layer.state_dict())
+    x, (s, b) = rng.standard_normal((3, 4, 4, 6)), rng.standard_normal((2, 3, 6))
+    before = rng.standard_normal((3, 6) if per_sample else 6)
+    np.testing.assert_allclose(layer(x).data, ops.silu(plain(x)).data, rtol=1e-12)
+    spread = before.reshape(-1, 1, 1, 6)
+    u = plain(x + spread).data * (1 + s[:, None, None]) + b[:, None, None]
+    y = layer(x, before=Tensor(before), after=(Tensor(s), Tensor(b))).data
+    np.testing.assert_allclose(y, ops.silu(u).data, rtol=1e-10, atol=1e-12)
 
 
 def test_layer_norm_starts_as_plain_normalization():

@@ -6,7 +6,12 @@ read and written between two passes is still in the processor's cache, and reuse
 
 from minidiff.backend.kernels.numpy.conv import conv2d, conv2d_dw, conv2d_dx
 from minidiff.backend.kernels.numpy.elementwise import silu, silu_grad
-from minidiff.backend.kernels.numpy.norm import group_norm, group_norm_grad
+from minidiff.backend.kernels.numpy.norm import (
+    group_norm,
+    group_norm_grad,
+    group_norm_silu,
+    group_norm_silu_grad,
+)
 from minidiff.backend.kernels.numpy.optimizer import adam
 
 __all__ = [
@@ -16,6 +21,8 @@ __all__ = [
     "conv2d_dx",
     "group_norm",
     "group_norm_grad",
+    "group_norm_silu",
+    "group_norm_silu_grad",
     "silu",
     "silu_grad",
 ]

@@ -1,4 +1,9 @@
-"""Group norm in blocks of images."""
+"""Group norm, alone and with SiLU, in blocks that stay in the cache.
+
+What is computed for each channel is computed for a block of images at once, and what is computed
+for each number for a part of a block: the passes of a chain of operations find it in the cache.
+Nothing of the size of the batch is made but the results.
+"""
 
 from __future__ import annotations
 
@@ -9,86 +14,211 @@ import numpy as np
 from minidiff.backend.kernels.numpy import memory
 from minidiff.backend.kernels.reference import Array
 
+_ROW = 1024
+"""Numbers in a row, at most."""
+_CHAIN = 4
+"""Arrays that a chain of operations works on at a time; a part of each fits the cache."""
+
 
 class _Groups:
     """An image batch (N, ..., C) for group norm, seen as rows of several positions side by side.
 
     NumPy pays for each inner loop that it starts, and C numbers are few: a row of k positions,
-    k C numbers, starts k times fewer.
+    k C numbers, starts k times fewer. What is for each channel has the shape (n, G, C / G) here,
+    for each group (n, G, 1), and n is 1 for what all samples share.
     """
 
-    def __init__(self, shape: tuple[int, ...], groups: int) -> None:
-        self.n, self.c, self.groups = shape[0], shape[-1], groups
-        self.positions = math.prod(shape[1:-1])
+    def __init__(self, x: Array, groups: int) -> None:
+        self.n, self.c, self.groups, self.dtype = len(x), x.shape[-1], groups, x.dtype
+        self.positions = math.prod(x.shape[1:-1])
         self.width = self.c // groups
         divisors = (k for k in range(1, self.positions + 1) if self.positions % k == 0)
         self.k = max(
-            (k for k in divisors if k * self.c <= 1024 and 4 * k <= self.positions), default=1
+            (k for k in divisors if k * self.c <= _ROW and 4 * k <= self.positions), default=1
         )
+        rows, image = self.positions // self.k, self.positions * self.c * x.itemsize
+        self.ones = np.ones((1, rows), x.dtype)
+        self.blocks = memory.blocks(self.n, image)
+        self.some_images = memory.blocks(self.n, _CHAIN * image)
+        self.some_rows = memory.blocks(rows, _CHAIN * image // max(1, rows))
 
     def rows(self, x: Array) -> Array:
         """(N, ..., C) as (N, positions / k, k C)."""
-        return np.ascontiguousarray(x).reshape(self.n, -1, self.k * self.c)
+        return np.ascontiguousarray(x).reshape(self.n, self.ones.size, self.k * self.c)
 
-    def wide(self, per_channel: Array) -> Array:
-        """(n, C) repeated for the k positions of a row, (n, 1, k C)."""
-        return np.tile(per_channel, (1, self.k))[:, None]
+    def parts(self, block: slice) -> list[tuple[slice, slice]]:
+        """A block in parts: a few of its images, or a few rows of one that is large."""
+        n = min(block.stop, self.n) - block.start
+        return [(i, rows) for i in self.some_images if i.start < n for rows in self.some_rows]
 
-    def to_channels(self, per_group: Array) -> Array:
-        """(n, G) repeated for the channels of each group, (n, C)."""
-        return np.repeat(per_group, self.width, axis=1)
+    def scratch(self, part: Array) -> Array:
+        """Memory of the shape of a part."""
+        return memory.scratch("norm", part.shape, self.dtype)
+
+    def of(self, block: slice, p: Array | None) -> Array:
+        """The numbers for the images of a block, from (N, C) or (C,)."""
+        if p is None:
+            return np.zeros((1, 1, 1), self.dtype)
+        return (p[block] if p.ndim == 2 else p).reshape(-1, self.groups, self.width)
+
+    def wide(self, p: Array) -> Array:
+        """A number for each channel, repeated for the k positions of a row: (n, 1, k C)."""
+        row = np.empty((len(p), self.k, self.groups, self.width), self.dtype)
+        row[...] = p[:, None]
+        return row.reshape(len(p), 1, -1)
 
     def sums(self, rows: Array) -> Array:
-        """Sums over the positions, (n, C); a product with ones is the fastest such sum."""
-        ones = np.ones((1, rows.shape[1]), rows.dtype)
-        return np.matmul(ones, rows).reshape(len(rows), self.k, self.c).sum(axis=1)
+        """Sums over the positions; a product with ones is the fastest such sum."""
+        total = np.matmul(self.ones[:, : rows.shape[1]], rows)
+        return total.reshape(len(rows), self.k, self.groups, self.width).sum(axis=1)
 
     def mean(self, sums: Array) -> Array:
-        """The means over the groups, (n, G), from sums over the positions, (n, C)."""
-        parts = sums.reshape(len(sums), self.groups, self.width)
-        return parts.sum(axis=2) * (1 / max(1, self.positions * self.width))
+        """The means over the groups, from sums over the positions."""
+        return sums.sum(axis=2, keepdims=True) * (1 / max(1, self.positions * self.width))
+
+    def moments(self, zb: Array, parts: list, shift: Array, eps: float) -> tuple[Array, Array]:
+        """m and r of the images of a block, in one pass for each."""
+        m = self.mean(self.sums(zb) + self.positions * shift)
+        # centred before it is squared: E x^2 - m^2 would lose the variance of a large mean
+        centre, squares = (
+            self.wide(m - shift),
+            np.zeros((len(zb), self.groups, self.width), self.dtype),
+        )
+        for part in parts:
+            t = np.subtract(zb[part], centre[part[0]], out=self.scratch(zb[part]))
+            squares[part[0]] += self.sums(np.multiply(t, t, out=t))
+        return m, 1 / np.sqrt(self.mean(squares) + eps)
+
+    def backward(
+        self, du: Array, zb: Array, parts: list, m: Array, r: Array, gamma: Array
+    ) -> tuple[Array, Array]:
+        """From u_bar to x_bar, in place; the sums of u_bar x_hat and of u_bar, for each channel.
+
+        x_bar = a u_bar + b x + c with a, b, c for each sample and channel, from two sums.
+        """
+        sum_g = np.zeros((len(zb), self.groups, self.width), self.dtype)
+        sum_gx = np.zeros_like(sum_g)
+        for part in parts:
+            sum_g[part[0]] += self.sums(du[part])
+            t = np.multiply(du[part], zb[part], out=self.scratch(du[part]))
+            sum_gx[part[0]] += self.sums(t)
+        sum_gx = r * (sum_gx - m * sum_g)  # of u_bar x_hat
+        b = -r * r * self.mean(gamma * sum_gx)
+        c = -r * self.mean(gamma * sum_g) - m * b
+        a, b, c = self.wide(gamma * r), self.wide(b), self.wide(c)
+        for part in parts:
+            d, i = du[part], part[0]
+            t = np.multiply(zb[part], b[i], out=self.scratch(d))
+            t += c[i]
+            d *= a[i]
+            d += t
+        return sum_gx, sum_g
+
+
+def _share(total: Array, block: slice, per_sample: Array) -> None:
+    """Put the gradients of a block where they belong, or add them up if all samples share p."""
+    if total.ndim == 2:
+        total[block] = per_sample.reshape(-1, total.shape[1])
+    else:
+        total += per_sample.sum(axis=0).reshape(-1)
+
+
+def _forward(
+    x: Array, gamma: Array, beta: Array, shift: Array | None, groups: int, eps: float, silu: bool
+) -> tuple[Array, Array, Array]:
+    """y = a x + b with a and b for each sample and channel, or the silu of it."""
+    view = _Groups(x, groups)
+    z = view.rows(x)
+    y, (m, r) = np.empty_like(z), np.empty((2, len(x), groups, 1), x.dtype)
+    sign = -1 if silu else 1
+    with np.errstate(over="ignore"):  # e^-u may be infinite, which makes y 0
+        for block in view.blocks:
+            zb, yb, s, parts = z[block], y[block], view.of(block, shift), view.parts(block)
+            m[block], r[block] = view.moments(zb, parts, s, eps)
+            a = sign * view.of(block, gamma) * r[block]
+            b = view.wide(sign * view.of(block, beta) - (m[block] - s) * a)
+            a = view.wide(a)
+            for part in parts:
+                u = np.multiply(zb[part], a[part[0]], out=yb[part])
+                u += b[part[0]]
+                if silu:  # of -u: y = -u / (-1 - e^-u) spares the pass that would negate u
+                    e = np.exp(u, out=view.scratch(u))
+                    np.subtract(-1, e, out=e)
+                    u /= e
+    return y.reshape(x.shape), m[..., 0], r[..., 0]
 
 
 def group_norm(
     xp: object, x: Array, gamma: Array, beta: Array, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
-    """y = x a + b with a and b for each sample and channel, after one pass for each moment."""
-    view = _Groups(x.shape, groups)
-    z = view.rows(x)
-    y = np.empty_like(z)
-    m, r = np.empty((2, len(x), groups), x.dtype)
-    for block in memory.blocks(view.n, 2 * view.positions * view.c * x.itemsize):
-        zb, yb = z[block], y[block]
-        m[block] = view.mean(view.sums(zb))
-        centre = view.to_channels(m[block])
-        # centred before it is squared: E x^2 - m^2 would lose the variance of a large mean
-        np.subtract(zb, view.wide(centre), out=yb)
-        np.multiply(yb, yb, out=yb)
-        r[block] = 1 / np.sqrt(view.mean(view.sums(yb)) + eps)
-        a = gamma * view.to_channels(r[block])
-        np.multiply(zb, view.wide(a), out=yb)
-        yb += view.wide(beta - centre * a)
-    return y.reshape(x.shape), m, r
+    """Two passes for the moments, one for y."""
+    return _forward(x, gamma, beta, None, groups, eps, silu=False)
+
+
+def group_norm_silu(
+    xp: object, x: Array, gamma: Array, beta: Array, shift: Array | None, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """The same passes: a shift only moves the mean, and the silu is taken in the last."""
+    return _forward(x, gamma, beta, shift, groups, eps, silu=True)
 
 
 def group_norm_grad(
     xp: object, g: Array, x: Array, m: Array, r: Array, gamma: Array
 ) -> tuple[Array, Array, Array]:
-    """x_bar = a g + b x + c with a, b, c for each sample and channel, from two sums."""
-    view = _Groups(x.shape, r.shape[1])
-    gz, z = view.rows(g), view.rows(x)
+    """Two passes, one for the sums."""
+    view = _Groups(x, r.shape[1])
+    gz, z, m, r = view.rows(g), view.rows(x), m[..., None], r[..., None]
     dx, dgamma, dbeta = np.empty_like(gz), np.zeros_like(gamma), np.zeros_like(gamma)
-    for block in memory.blocks(view.n, 3 * view.positions * view.c * g.itemsize):
-        gb, zb, db = gz[block], z[block], dx[block]
-        mb, rb = view.to_channels(m[block]), view.to_channels(r[block])
-        sum_g = view.sums(gb)
-        sum_gx = rb * (view.sums(np.multiply(gb, zb, out=db)) - mb * sum_g)  # of g x_hat
-        dgamma += sum_gx.sum(axis=0)
-        dbeta += sum_g.sum(axis=0)
-        mean_h = view.to_channels(view.mean(gamma * sum_g))
-        b = -rb * rb * view.to_channels(view.mean(gamma * sum_gx))
-        c = -rb * mean_h - mb * b
-        np.multiply(zb, view.wide(b), out=db)
-        db += view.wide(c)
-        db += gb * view.wide(gamma * rb)
+    for block in view.blocks:
+        dx[block] = gz[block]
+        sums = view.backward(
+            dx[block], z[block], view.parts(block), m[block], r[block], view.of(block, gamma)
+        )
+        _share(dgamma, block, sums[0])
+        _share(dbeta, block, sums[1])
     return dx.reshape(x.shape), dgamma, dbeta
+
+
+def group_norm_silu_grad(
+    xp: object, g: Array, x: Array, y: Array, m: Array, r: Array, gamma: Array, beta: Array,
+    shift: Array | None,
+) -> tuple[Array, Array, Array, Array | None]:  # fmt: skip
+    """u anew, s = y / u, u_bar = g (y + s (1 - y)), and on as in group_norm_grad."""
+    view = _Groups(x, r.shape[1])
+    gz, z, yz, m, r = view.rows(g), view.rows(x), view.rows(y), m[..., None], r[..., None]
+    dx, dgamma, dbeta = np.empty_like(gz), np.zeros_like(gamma), np.zeros_like(beta)
+    dshift = None if shift is None else np.zeros_like(shift)
+    for block in view.blocks:
+        zb, db, yb, gb = z[block], dx[block], yz[block], gz[block]
+        parts = view.parts(block)
+        centre, gb_ = m[block] - view.of(block, shift), view.of(block, gamma)
+        a = gb_ * r[block]
+        # as in the forward pass, to the bit: s is y / u
+        b = view.wide(view.of(block, beta) - centre * a)
+        a = view.wide(a)
+        for part in parts:
+            d, yp = db[part], yb[part]
+            u = np.multiply(zb[part], a[part[0]], out=view.scratch(d))
+            u += b[part[0]]
+            s = _ratio(yp, u)
+            np.subtract(1, yp, out=d)
+            d *= s
+            d += yp
+            d *= gb[part]
+        sums = view.backward(db, zb, parts, centre, r[block], gb_)
+        _share(dgamma, block, sums[0])
+        _share(dbeta, block, sums[1])
+        if dshift is not None:
+            _share(dshift, block, view.sums(db))
+    return dx.reshape(x.shape), dgamma, dbeta, dshift
+
+
+def _ratio(y: Array, u: Array) -> Array:
+    """The sigmoid s = y / u in place of u; it is 1/2 where u is 0."""
+    zero = u == 0
+    if zero.any():
+        np.copyto(u, 1, where=zero)
+        np.divide(y, u, out=u)
+        np.copyto(u, 0.5, where=zero)
+        return u
+    return np.divide(y, u, out=u)
