@@ -1,7 +1,7 @@
 """Which chapter notices which mistake: runs the chapters with each mutant of `minidiff.diffusion`.
 
-    python -m tests.mutants.in_chapters            all mutants, and write chapters/museum.json
-    python -m tests.mutants.in_chapters ID [ID]    those only
+    python -m tests.mutants.in_chapters            all mutants, and write chapters/museum.json anew
+    python -m tests.mutants.in_chapters ID [ID]    those only, and change their entries
 
 A chapter notices a mistake when a cell raises, or prints other text than the one that is stored.
 Each chapter runs in a process of its own, forked from one that has imported everything. It takes
@@ -135,8 +135,10 @@ def main() -> int:
         print(f"{mutant_id:<32} {' '.join(where) if where else 'NOT NOTICED'}")
     missed = [i for i, where in found.items() if where is None]
     print(f"{len(found) - len(missed)} of {len(found)} mutants are noticed by a chapter")
-    if not args.ids:
-        FOUND.write_text(json.dumps(found, indent=1) + "\n")
+    known = json.loads(FOUND.read_text()) if args.ids else {}
+    known |= found
+    ordered = {m.id: known[m.id] for m in of_diffusion() if m.id in known}
+    FOUND.write_text(json.dumps(ordered, indent=1) + "\n")
     return bool(missed)
 
 
