@@ -1,4 +1,4 @@
-"""Kernels for CuPy on the array double: sources compiled for the processor, run thread by thread."""
+"""Kernels for CuPy on the array double, compiled for the processor and run thread by thread."""
 
 import numpy as np
 import pytest

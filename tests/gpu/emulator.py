@@ -26,6 +26,7 @@ C_TYPES = {
     "long long": np.int64,
     "float": np.float32,
     "double": np.float64,
+    "bool": np.bool_,
 }
 ERRORS = {
     1: "some threads of a block wait at a barrier at which others do not",
@@ -51,14 +52,16 @@ def preprocessed(code, options):
 
 
 def signatures(code, options):
-    """Name -> types of the parameters, as (is a pointer, name of the type), of every kernel."""
+    """Name -> ("*" or "", type, whether it is const) of every parameter, of every kernel."""
     found = {}
-    pattern = r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\([^)]*\)\s+)?void\s+(\w+)\(([^)]*)\)'
+    bounds = r"(?:__launch_bounds__\([^)]*\)\s+)?"
+    pattern = rf'extern\s+"C"\s+__global__\s+{bounds}void\s+(\w+)\(([^)]*)\)'
     for name, parameters in re.findall(pattern, preprocessed(code, options)):
         types = []
         for parameter in parameters.split(","):
-            words = [w for w in parameter.replace("*", " * ").split() if w != "const"][:-1]
-            types.append(("*" in words, " ".join(w for w in words if w != "*")))
+            words = parameter.replace("*", " * ").split()[:-1]
+            kind = " ".join(w for w in words if w not in ("*", "const"))
+            types.append(("*" if "*" in words else "", kind, "const" in words))
         found[name] = tuple(types)
     return found
 
@@ -68,10 +71,7 @@ def library(code, options):
     """The kernels of a source as functions of a shared library."""
     calls = []
     for name, types in signatures(code, options).items():
-        arguments = (
-            f"*({kind}{'*' if pointer else ''}*)a[{i}]"
-            for i, (pointer, kind) in enumerate(types)
-        )
+        arguments = (f"*({kind}{pointer}*)a[{i}]" for i, (pointer, kind, _) in enumerate(types))
         calls.append(
             f'extern "C" int emulate_{name}(void** a, const unsigned* grid, const unsigned* block, '
             f"int order) {{ return emulator::run(grid, block, order, "
@@ -109,10 +109,10 @@ class Kernel:
             raise LaunchError(f"{self.name} takes {len(self.types)} arguments, got {len(args)}")
         real = next(o.removeprefix("-DREAL=") for o in self.options if o.startswith("-DREAL="))
         guarded, values = {}, []
-        for i, (value, (pointer, kind)) in enumerate(zip(args, self.types, strict=True)):
+        for i, (value, (pointer, kind, const)) in enumerate(zip(args, self.types, strict=True)):
             dtype = C_TYPES[real if kind == "REAL" else kind]
             if pointer:
-                values.append(self._pointer(i, value, dtype, guarded))
+                values.append(self._pointer(i, value, dtype, const, guarded))
             elif type(value) is not dtype:
                 raise LaunchError(f"{self.name}: argument {i} is {type(value)}, not {dtype}")
             else:
@@ -122,13 +122,17 @@ class Kernel:
         function = getattr(library(self.code, self.options), f"emulate_{self.name}")
         if wrong := function(pointers, *sizes, ORDERS[order]):
             raise LaunchError(f"{self.name}: {ERRORS[wrong]}")
-        for array, wide in guarded.values():
+        for array, wide, const in guarded.values():
             edge = np.concatenate([wide[:GUARD], wide[GUARD + array.size :]])
-            if not (edge == _guard(array.dtype)).all() and not np.isnan(edge).all():
+            if not np.array_equal(edge, np.full_like(edge, _guard(array.dtype)), equal_nan=True):
                 raise LaunchError(f"{self.name} wrote outside of an array of {array.shape}")
-            array[...] = wide[GUARD : GUARD + array.size].reshape(array.shape)
+            after = wide[GUARD : GUARD + array.size].reshape(array.shape)
+            if not const:
+                array[...] = after
+            elif not np.array_equal(after, array, equal_nan=True):
+                raise LaunchError(f"{self.name} wrote to an array that it declares const")
 
-    def _pointer(self, i, value, dtype, guarded):
+    def _pointer(self, i, value, dtype, const, guarded):
         array = getattr(value, "_a", None)
         if not isinstance(array, np.ndarray):
             raise LaunchError(f"{self.name}: argument {i} is {type(value)}, not an array")
@@ -140,8 +144,9 @@ class Kernel:
         if key not in guarded:
             wide = np.full(array.size + 2 * GUARD, _guard(array.dtype), array.dtype)
             wide[GUARD : GUARD + array.size] = array.reshape(-1)
-            guarded[key] = array, wide
-        wide = guarded[key][1]
+            guarded[key] = array, wide, const
+        array, wide, known = guarded[key]
+        guarded[key] = array, wide, known and const
         return np.array(wide[GUARD:].ctypes.data, np.uintp)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from minidiff.backend.kernels.cupy import launch
 
-nvrtc = pytest.importorskip("cupy.cuda.nvrtc", reason="CuPy is not installed", exc_type=ImportError)
+nvrtc = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
 
 SOURCES = sorted(path.stem for path in launch.HERE.glob("*.cu"))
 ARCHITECTURES = ["sm_80", "sm_90"]

@@ -5,7 +5,30 @@ taken in an order that depends on shapes alone, never on the device or on which 
 so that a run repeats itself to the bit.
 """
 
+from minidiff.backend.kernels.cupy.attention import attention, attention_grad
 from minidiff.backend.kernels.cupy.conv import conv2d, conv2d_dw, conv2d_dx
 from minidiff.backend.kernels.cupy.elementwise import silu, silu_grad
+from minidiff.backend.kernels.cupy.norm import (
+    group_norm,
+    group_norm_grad,
+    group_norm_silu,
+    group_norm_silu_grad,
+)
+from minidiff.backend.kernels.cupy.optimizer import adam, clip_norm, moving_average
 
-__all__ = ["conv2d", "conv2d_dw", "conv2d_dx", "silu", "silu_grad"]
+__all__ = [
+    "adam",
+    "attention",
+    "attention_grad",
+    "clip_norm",
+    "conv2d",
+    "conv2d_dw",
+    "conv2d_dx",
+    "group_norm",
+    "group_norm_grad",
+    "group_norm_silu",
+    "group_norm_silu_grad",
+    "moving_average",
+    "silu",
+    "silu_grad",
+]

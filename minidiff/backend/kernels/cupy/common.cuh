@@ -4,6 +4,8 @@
 // files include no header, so that a driver is all that a machine needs beside CuPy, and the tests
 // compile them for the processor too (tests/gpu/cuda_on_host.h).
 
+#define INFINITE (1e300 * 1e300)
+
 struct alignas(16) Pack {  // four numbers that are moved at once
     REAL v[4];
 };

@@ -31,6 +31,7 @@ def _convolve(
 ) -> Array:  # fmt: skip
     """The convolution of x, spread out by `dilation`, with its first `corner` places padding."""
     x, w = xp.ascontiguousarray(x), xp.ascontiguousarray(w)
+    bias = w if b is None else xp.ascontiguousarray(b)  # not read where there is none
     (n, h, width, c), (kh, kw, _, o) = x.shape, w.shape
     y = xp.empty((n, *out, o), x.dtype)
     places = n * out[0] * out[1]
@@ -38,7 +39,7 @@ def _convolve(
     launch(
         xp, "conv", "convolve_{}x{}".format(*tile), (-(-places // tile[0]), -(-o // tile[1])),
         (
-            x, w, w if b is None else b, y, places,
+            x, w, bias, y, places,
             h, width, c, kh, kw, *out, o, stride, dilation, *corner,
             int(b is not None), int(c % 4 == 0 and aligned(x)), int(o % 4 == 0 and aligned(w)),
         ),
@@ -47,9 +48,7 @@ def _convolve(
     return y
 
 
-def conv2d(
-    xp: Any, x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None
-) -> Array:
+def conv2d(xp: Any, x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None) -> Array:
     """y = A w + b; no column matrix is written."""
     (top, bottom), (left, right) = pads
     (h, width), (kh, kw) = x.shape[1:3], w.shape[:2]

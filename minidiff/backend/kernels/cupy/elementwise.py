@@ -16,8 +16,8 @@ def silu(xp: Any, x: Array) -> tuple[Array, Array]:
     """Both results in one pass; e^-x may overflow to infinity, which makes y 0."""
     x = xp.ascontiguousarray(x)
     y, s = xp.empty_like(x), xp.empty_like(x)
-    n = xp.int64(x.size)
-    launch(xp, "elementwise", "silu", _grid(x.size), (x, y, s, n, packs(xp, x.size, x, y, s)))
+    n, fours = xp.int64(x.size), packs(xp, x.size, x, y, s)
+    launch(xp, "elementwise", "silu", _grid(x.size), (x, y, s, n, fours))
     return y, s
 
 
@@ -25,8 +25,6 @@ def silu_grad(xp: Any, g: Array, y: Array, s: Array) -> Array:
     """One pass."""
     g, y, s = (xp.ascontiguousarray(a) for a in (g, y, s))
     dx = xp.empty_like(g)
-    n = xp.int64(g.size)
-    launch(
-        xp, "elementwise", "silu_grad", _grid(g.size), (g, y, s, dx, n, packs(xp, g.size, g, y, s, dx))
-    )
+    n, fours = xp.int64(g.size), packs(xp, g.size, g, y, s, dx)
+    launch(xp, "elementwise", "silu_grad", _grid(g.size), (g, y, s, dx, n, fours))
     return dx

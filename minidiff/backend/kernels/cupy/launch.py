@@ -22,9 +22,10 @@ THREADS = 256
 
 def source(name: str) -> str:
     """The text that is compiled for ``name.cu``."""
-    return f'{(HERE / "common.cuh").read_text()}\n#line 1 "{name}.cu"\n' + (
-        HERE / f"{name}.cu"
-    ).read_text()
+    return (
+        f'{(HERE / "common.cuh").read_text()}\n#line 1 "{name}.cu"\n'
+        + (HERE / f"{name}.cu").read_text()
+    )
 
 
 def options(dtype: str, *defines: str) -> tuple[str, ...]:
@@ -55,8 +56,7 @@ def launch(
         return
     dtype = next(a.dtype for a in args if hasattr(a, "flags") and a.dtype.kind == "f")
     given = tuple(
-        xp.int32(a) if isinstance(a, int) else dtype.type(a) if isinstance(a, float) else a
-        for a in args
+        xp.int32(a) if type(a) is int else dtype.type(a) if type(a) is float else a for a in args
     )
     _kernel(xp, name, kernel, dtype.name, defines)(grid, (threads,), given)
 

@@ -1,0 +1,35 @@
+"""Attention: cuBLAS multiplies the matrices, one kernel makes the softmax in place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minidiff.backend.kernels.cupy.launch import launch
+from minidiff.backend.kernels.reference import Array
+
+
+def _by_rows(xp: Any, kernel: str, matrix: Array, args: tuple[Any, ...]) -> None:
+    columns = matrix.shape[-1]
+    threads = 32 * min(8, -(-columns // 32))
+    launch(xp, "softmax", kernel, (matrix.size // columns,), args, threads=threads)
+
+
+def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+    """Scores, softmax in their place, and their product with v."""
+    s = xp.ascontiguousarray(q @ k.swapaxes(-1, -2))
+    masked = mask is not None
+    hidden = xp.ascontiguousarray(xp.broadcast_to(mask, s.shape)) if masked else xp.empty(1, bool)
+    scale = 1 / math.sqrt(q.shape[-1])
+    _by_rows(xp, "softmax", s, (s, hidden, s.shape[-1], scale, int(masked)))
+    return s @ v, s
+
+
+def attention_grad(
+    xp: Any, g: Array, q: Array, k: Array, v: Array, p: Array
+) -> tuple[Array, Array, Array]:
+    """The gradient of the probabilities becomes that of the scores in place."""
+    p = xp.ascontiguousarray(p)
+    ds = xp.ascontiguousarray(g @ v.swapaxes(-1, -2))
+    _by_rows(xp, "softmax_grad", ds, (p, ds, ds.shape[-1], 1 / math.sqrt(q.shape[-1])))
+    return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g
