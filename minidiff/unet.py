@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -145,6 +145,18 @@ class UNetConfig:
         return 4 * self.channels
 
 
+class Conditions(NamedTuple):
+    """What the network reads beside the images, on the device: `UNet.conditions` makes it.
+
+    `time` holds the features (N, channels) of t, `rows` the rows (N,) of the table of classes and
+    `known` is 0 for the null class, else 1, (N, 1); both are None where there are no labels.
+    """
+
+    time: Array
+    rows: Array | None = None
+    known: Array | None = None
+
+
 class ResidualBlock(Module):
     """shortcut(x) + conv(dropout(silu(norm(h)))), h = conv(silu(norm(x))), time let in between.
 
@@ -246,15 +258,18 @@ class UNet(Module):
         self.conv_out = Conv2d(c, config.out_channels or config.in_channels, rng=rng, zero=True)
 
     def __call__(
-        self, x: Tensor | Array, t: np.ndarray, labels: np.ndarray | None = None, *, rng: Any = None
-    ) -> Tensor:
+        self, x: Tensor | Array, t: np.ndarray | Conditions, labels: np.ndarray | None = None, *,
+        rng: Any = None,
+    ) -> Tensor:  # fmt: skip
         """Predict from x (N, H, W, C) at time steps t (N,) and class labels (N,), on the host.
 
         The label K, or no labels at all, is the null class: nothing is added for it. `rng` draws
-        dropout in training mode.
+        dropout in training mode. A captured graph passes `conditions` in place of t and labels.
         """
-        self._check(x, t, labels)
-        e = ops.silu(self._embed(t, labels, x.dtype))
+        if not isinstance(t, Conditions):
+            self._check(x, t, labels)
+            t = self.conditions(t, labels, x.dtype)
+        e = ops.silu(self._embed(t))
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:
@@ -318,14 +333,26 @@ class UNet(Module):
         finally:
             self.train(training)
 
-    def _embed(self, t: np.ndarray, labels: np.ndarray | None, dtype: Any) -> Tensor:
-        """The vector (N, 4 channels) of time, plus that of the class unless it is the null one."""
-        e = self.time2(ops.silu(self.time1(self.time_features(t, dtype))))
+    def conditions(
+        self, t: np.ndarray, labels: np.ndarray | None = None, dtype: Any = "float32"
+    ) -> Conditions:
+        """Time steps and labels (N,) of the host as what the network reads on the device."""
+        time = self.time_features(t, dtype)
         if self.classes is None or labels is None:
-            return e
+            return Conditions(time)
         known = np.asarray(labels) < self.config.num_classes
-        rows = self.classes(np.where(known, labels, 0))
-        return e + rows * backend.asarray(known[:, None].astype(dtype))
+        rows = np.where(known, labels, 0)
+        return Conditions(
+            time, backend.asarray(rows), backend.asarray(known[:, None].astype(dtype))
+        )
+
+    def _embed(self, conditions: Conditions) -> Tensor:
+        """The vector (N, 4 channels) of time, plus that of the class unless it is the null one."""
+        time, rows, known = conditions
+        e = self.time2(ops.silu(self.time1(time)))
+        if self.classes is None or rows is None:
+            return e
+        return e + self.classes(rows) * known
 
     def _check(self, x: Any, t: Any, labels: Any) -> None:
         c = self.config
