@@ -179,7 +179,10 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: time_draws.cyclic(schedule(5), 3, step=0), "step must be a whole number >= 1, got 0"),
+        (
+            lambda: time_draws.cyclic(schedule(5), 3, step=0),
+            "step must be a whole number >= 1, got 0",
+        ),
         (
             lambda: time_draws.draw("random", schedule(5), 3, rng=RNG, step=1),
             "choose one of uniform, stratified, cyclic",
