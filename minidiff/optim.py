@@ -38,9 +38,9 @@ class Adam:
 
     def step(self, lr: float | None = None) -> None:
         """Move the parameters against the gradient; `lr` overrides the step size this once."""
-        self.steps += 1
+        self.steps += 1  # eq. (8.4)
         xp = backend.array_module(self.flat.data)
-        kernels.of(xp).adam(
+        kernels.of(xp).adam(  # eq. (2.14), eq. (2.15)
             xp, self.flat.data, self.flat.grad, self.m, self.v, self.steps,
             self.lr if lr is None else lr, *self.betas, self.eps,
         )  # fmt: skip
@@ -109,11 +109,15 @@ class EMA:
         self.flat, self.decay, self.warmup, self.updates = flat, decay, warmup, 0
         self.data = flat.data.copy()
 
+    def next_decay(self) -> float:
+        """The decay of the next update."""
+        n = self.updates
+        return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+
     def update(self) -> None:
         """Take the current weights into the average."""
-        n = self.updates
-        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        self.updates += 1
+        decay = self.next_decay()
+        self.updates += 1  # eq. (8.6)
         xp = backend.array_module(self.data)
         kernels.of(xp).moving_average(xp, self.data, self.flat.data, decay)
 

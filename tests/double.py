@@ -147,6 +147,12 @@ class Array:
     def __repr__(self):
         return f"double({self._a!r})"
 
+    def set(self, arr, stream=None):
+        """Copy an array of the host into this one."""
+        if not isinstance(arr, np.ndarray) or (arr.shape, arr.dtype) != (self.shape, self.dtype):
+            raise TypeError(f"set() takes a NumPy array of {self.shape} and {self.dtype}")
+        self._a[...] = arr
+
     def __len__(self):
         return len(self._a)
 

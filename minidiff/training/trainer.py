@@ -18,6 +18,7 @@ from minidiff.data import Dataset, batch_indices, load
 from minidiff.diffusion import objectives, time_draws
 from minidiff.errors import InputError
 from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm
+from minidiff.training import captured
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
 from minidiff.training.metrics import MetricsLog
@@ -71,6 +72,7 @@ class Trainer:
         )
         self.ema = EMA(self.flat, config.ema_decay)
         self.step = 0
+        self._captured = captured.step_of(self)
 
     def train_step(self) -> tuple[Array, Array]:
         """One gradient step on || eps - eps_theta(sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t) ||^2.
@@ -88,6 +90,10 @@ class Trainer:
         t = time_draws.draw(c.objective.times, self.schedule, n, rng=host, step=step)
         eps = device.standard_normal((n, *self.images.shape[1:]), dtype=self.images.dtype)
         labels = self._labels(rows, host)
+        if self._captured is not None:
+            total, norm = self._captured(rows, t, eps, labels)
+            self.step = step
+            return total, norm
 
         self.model.zero_grad()
         mine = self.ranks.rows(n)
