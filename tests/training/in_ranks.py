@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from minidiff.cli import main
-from minidiff.training import Run, Trainer, parallel, sampling, train
+from minidiff.training import Run, Trainer, config, parallel, sampling, train
 from tests.training.tiny import tiny_without_file
 
 
 def whole(folder):
     """A run from its start to its end in FOLDER/run, and images drawn from it in drawn.npy."""
     ranks = parallel.world()
-    config = tiny_without_file()
-    run = ranks.on_first(Run.create, folder / "run", config)
-    trainer = Trainer(config, ranks=ranks)
+    run = ranks.on_first(Run.create, folder / "run", tiny_without_file())
+    trainer = Trainer(run.config, ranks=ranks)
     for _ in train(trainer, run):
         pass
     labels = sampling.label_plan(5, range(10))
@@ -53,6 +52,12 @@ def stopped(folder, how, step, rank):
     sys.exit(main(["train", "--resume", "--out", str(folder / "run")]))
 
 
+def demo(folder):
+    """The demo of a tiny recipe in FOLDER/run."""
+    config.read = lambda recipe: tiny_without_file()
+    sys.exit(main(["demo", "--out", str(folder / "run"), "--steps", "3"]))
+
+
 def keep_out(folder):
     """Refuse this process every file in `folder`."""
 
@@ -69,4 +74,4 @@ if __name__ == "__main__":
     scenario, folder, *options = sys.argv[1:]
     if not parallel.world().first:
         keep_out(folder)
-    {"whole": whole, "stopped": stopped}[scenario](Path(folder), *options)
+    {"whole": whole, "stopped": stopped, "demo": demo}[scenario](Path(folder), *options)

@@ -173,6 +173,18 @@ def test_the_run_of_several_processes_is_that_of_one(tmp_path, alone, n):
     np.testing.assert_allclose(np.load(tmp_path / "drawn.npy"), images, atol=1e-3)
 
 
+@mpi
+def test_a_demo_in_two_processes(tmp_path):
+    code, out, err = launch(2, "demo", tmp_path)
+    assert code == 0, err
+    assert out.count("in 2 processes") == out.count("What next?") == 1
+    assert Run.open(tmp_path / "run").last_step() == 3
+    for name in ("samples.png", "process.png", "process.gif", "loss.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 1000
+    code, out, err = launch(2, "demo", tmp_path)
+    assert code == 0 and out.count("finished demo") == 1, err
+
+
 @pytest.fixture
 def begun(tmp_path):
     """A run that has only its config."""
