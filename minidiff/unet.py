@@ -323,7 +323,9 @@ class UNet(Module):
         yield "norm_out", self.norm_out, (size, size, c.channels * c.multipliers[0])
         yield "conv_out", self.conv_out, (size, size, c.out_channels or c.in_channels)
 
-    def denoise(self, x: Array, t: np.ndarray, labels: np.ndarray | None = None) -> Array:
+    def denoise(
+        self, x: Array, t: np.ndarray | Conditions, labels: np.ndarray | None = None
+    ) -> Array:
         """The network as a denoiser for samplers: arrays in, array out, nothing recorded."""
         training = self.training
         self.eval()
