@@ -23,7 +23,7 @@ def fan_average_uniform(
 
     A `scale` of 0 gives zeros (DDPM's last convolutions).
     """
-    a = math.sqrt(3 * scale / ((fan_in + fan_out) / 2))
+    a = math.sqrt(3 * scale / ((fan_in + fan_out) / 2))  # eq. (2.2)
     return rng.uniform(-a, a, shape).astype(np.float32)
 
 
@@ -104,6 +104,7 @@ class GroupNormSilu(GroupNorm):
         gamma: Tensor = self.weight
         beta: Tensor = self.bias
         if after is not None:
+            # eq. (2.13)
             gamma, beta = gamma * (1 + after[0]), beta * (1 + after[0]) + after[1]
         return ops.group_norm_silu(x, gamma, beta, before, groups=self.groups, eps=self.eps)
 

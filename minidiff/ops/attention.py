@@ -46,9 +46,10 @@ def attention(
 
     kernel = kernels.of(xp)
     qh, kh, vh = split(q), split(k), split(v)
-    o, p = kernel.attention(xp, qh, kh, vh, mask)
+    o, p = kernel.attention(xp, qh, kh, vh, mask)  # eq. (2.10)
 
     def vjp(g: Array) -> tuple[Array, ...]:
+        # eq. (2.12)
         return tuple(join(d) for d in kernel.attention_grad(xp, split(g), qh, kh, vh, p))
 
     return join(o), vjp

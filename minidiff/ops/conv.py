@@ -51,10 +51,10 @@ def conv2d(
     if min(room) < 0:
         raise InputError(f"conv2d: a kernel of {w.shape[:2]} does not fit {x.shape} padded {pads}")
     k = kernels.of(xp)
-    y = k.conv2d(xp, x, w, stride, pads, b)
+    y = k.conv2d(xp, x, w, stride, pads, b)  # eq. (2.3)
 
     def vjp(g: Array) -> tuple[Any, ...]:
-        return (
+        return (  # eq. (2.5)
             lambda: k.conv2d_dx(xp, g, w, x.shape, stride, pads),
             lambda: k.conv2d_dw(xp, x, g, w.shape, stride, pads),
             lambda: column_sums(xp, g),
@@ -74,7 +74,7 @@ def upsample_nearest(xp: Any, x: Array, *, factor: int = 2) -> Result:
 
 
 def _block_sum(g: Array, f: int) -> Array:
-    total = g[:, ::f, ::f].copy()
+    total = g[:, ::f, ::f].copy()  # eq. (2.6)
     for i in range(f * f):
         if i:
             total += g[:, i // f :: f, i % f :: f]

@@ -89,7 +89,7 @@ def silu(xp: Any, x: Array) -> Result:
     """y = x sigmoid(x)  (also called swish)."""
     k = kernels.of(xp)
     y, s = k.silu(xp, x)
-    return y, lambda g: (k.silu_grad(xp, g, y, s),)
+    return y, lambda g: (k.silu_grad(xp, g, y, s),)  # eq. (2.9)
 
 
 @op

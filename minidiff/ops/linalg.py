@@ -37,7 +37,7 @@ def matmul(xp: Any, a: Array, b: Array) -> Result:
 def linear(xp: Any, x: Array, w: Array, b: Array | None = None) -> Result:
     """y = x w + b over the last axis of x, w of shape (D_in, D_out);  w_bar = x^T g."""
     flat = x.reshape(-1, x.shape[-1])
-    y = flat @ w
+    y = flat @ w  # eq. (2.1)
     if b is not None:
         y += b
 

@@ -40,6 +40,7 @@ def group_norm(
     _check_groups("group_norm", x, groups)
     _check_channels("group_norm", x, gamma=gamma, beta=beta)
     k = kernels.of(xp)
+    # eq. (2.7), eq. (2.8)
     y, m, r = k.group_norm(xp, x, gamma, beta, groups, eps)
     return y, lambda g: k.group_norm_grad(xp, g, x, m, r, gamma)
 
