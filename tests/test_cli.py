@@ -109,7 +109,7 @@ BAD = {
     f"{RUN} --steps 5 --sampler ddpm --eta 1": "no option 'eta'",
     f"{RUN} --steps 5 --eta -1": "eta must be >= 0",
     f"{RUN} --steps 5 --eta 50": "largest",
-    f"{RUN} --steps 5 --w nan": "w must be a number",
+    f"{RUN} --steps 5 --w nan": "w must be",
     f"{RUN} --steps 5 --w much": "invalid float value: 'much'",
     f"{RUN} --steps 5 --batch 0": "at least 1",
     f"{RUN} --steps 5 --seed -1": "seed",
