@@ -86,7 +86,7 @@ def simple(model: Model, schedule: Schedule, x0: Array, t: Any, eps: Array, **co
     -------
     Scalar Tensor: the mean over images and their elements.
     """
-    prediction = model(q_sample(schedule, x0, t, eps), t, **cond)
+    prediction = model(q_sample(schedule, x0, t, eps), t, **cond)  # eq. (8.1)
     _check_shape(prediction, eps)
     return ops.mse(prediction, eps)  # eq. (6.8)
 
@@ -427,7 +427,7 @@ def draw_t(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArray[n
     `rng` is a generator on the host.
     """
     check_count("n", n, least=0)
-    return rng.integers(1, schedule.T, size=n, endpoint=True)
+    return rng.integers(1, schedule.T, size=n, endpoint=True)  # eq. (8.2)
 
 
 def drop_labels(

@@ -500,7 +500,7 @@ def excess_loss(
     n = len(xt)
     error = in_eps(denoiser, schedule)(xt, np.full(n, t) if np.ndim(t) == 0 else t, **cond)
     error = (error - mixture.eps(schedule, xt, t, labels)).reshape(n, -1)
-    return (error * error).mean(1)
+    return (error * error).mean(1)  # eq. (8.3)
 
 
 def template_images(noise: float = 0.1) -> GaussianMixture:

@@ -28,6 +28,7 @@ def stratified(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArr
     a batch's loss. One draw, whatever n is.
     """
     check_count("n", n, least=0)
+    # eq. (8.2)
     return 1 + (rng.integers(schedule.T) + np.arange(n) * schedule.T // n) % schedule.T
 
 
