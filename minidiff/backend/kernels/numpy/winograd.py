@@ -50,7 +50,9 @@ ONE = POINTS.index(Fraction(1)) * (N + 1)
 over the 4x4 results of a tile.
 """
 BLOCK = 4
-"""A block takes this many times `memory.SCRATCH`, as the products with few rows are slow."""
+"""A block takes this many times `memory.SCRATCH`, as products with few rows are slow, and more
+where the transformed kernel, which each block reads, is large itself.
+"""
 
 Matrix = list[list[Fraction]]
 
@@ -88,14 +90,15 @@ def _kronecker(dtype: np.dtype) -> tuple[Array, Array, Array, Array]:
 class _Tiling:
     """The tiles of the results (n, rows, columns, o) of x; the last ones may stick out."""
 
-    def __init__(self, x: Array, o: int, pads: Pads, room: int = 0) -> None:
+    def __init__(self, x: Array, o: int, pads: Pads) -> None:
         self.n, *sides, c = x.shape
         self.sides = [side + sum(p) - R + 1 for side, p in zip(sides, pads, strict=True)]
         self.tiles = [-(-side // M) for side in self.sides]
         down, across = (M * k - side for k, side in zip(self.tiles, self.sides, strict=True))
         self.beyond = (0, down), (0, across)
-        each = math.prod(self.tiles) * N * N * (c + max(c, o)) * x.itemsize
-        self.blocks = memory.blocks(self.n, each, room=max(BLOCK * memory.SCRATCH, room))
+        each, kernel = math.prod(self.tiles) * (c + max(c, o)), c * o
+        room = max(BLOCK * memory.SCRATCH, 2 * N * N * kernel * x.itemsize)
+        self.blocks = memory.blocks(self.n, N * N * each * x.itemsize, room)
         (top, bottom), (left, right) = pads
         frame = (top, bottom + down), (left, right + across)
         self.images = Padded("images", x, frame, self.blocks)
@@ -145,7 +148,7 @@ def conv2d_dw(x: Array, g: Array, pads: Pads) -> Array:
     bt, gt, a = (t.T for t in _kronecker(x.dtype)[:3])
     c, o = x.shape[3], g.shape[3]
     du, part = (memory.scratch(name, (N * N, c, o), x.dtype) for name in ("kernel", "part"))
-    tiling = _Tiling(x, o, pads, room=2 * du.nbytes)
+    tiling = _Tiling(x, o, pads)
     cotangents = Padded("cotangents", g, tiling.beyond, tiling.blocks)
     du[...] = 0
     for block in tiling.blocks:
