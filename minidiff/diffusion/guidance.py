@@ -88,7 +88,7 @@ def classifier_free(
         eps, v = prediction if isinstance(prediction, tuple) else (prediction, None)
         weight = w if inside.all() else per_image(np.where(inside, w, 0.0), xt)
         cond = eps[:n]
-        guided_eps = (1 + weight) * cond - weight * eps[n:]
+        guided_eps = (1 + weight) * cond - weight * eps[n:]  # eq. (13.3)
         if rescale > 0:
             spread = _spread(guided_eps)
             # An image without any spread has nothing to bring back; 0 / 0 would be NaN.
@@ -149,7 +149,8 @@ def classifier(
             )
         # One for each row, as no row depends on another: N gradients in one pass.
         gradient = pull(backend.array_module(value).ones_like(value))
-        eps = eps - per_image(scale * _noise(schedule, t), xt) * gradient  # eq. (7.9)
+        # eq. (7.9), eq. (13.2)
+        eps = eps - per_image(scale * _noise(schedule, t), xt) * gradient
         return eps if v is None else (eps, v)
 
     return guided
@@ -180,7 +181,7 @@ def label_log_prob(logits: Callable[[Tensor, Any], Tensor]) -> LogProb:
 
 def to_scale(w: float) -> float:
     """The guidance scale s = 1 + w of eps(null) + s (eps(c) - eps(null)); s = 1 is no guidance."""
-    return 1 + w
+    return 1 + w  # eq. (13.4)
 
 
 def from_scale(scale: float) -> float:

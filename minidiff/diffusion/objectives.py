@@ -459,7 +459,7 @@ def drop_labels(
     if not 0 <= check_number("p_uncond", p_uncond) <= 1:
         raise InputError(f"p_uncond is a probability, in [0, 1], got {p_uncond}")
     drop = rng.random(len(labels)) < p_uncond  # never true at 0, always at 1: random() < 1
-    return np.where(drop, null, labels).astype(np.int64)
+    return np.where(drop, null, labels).astype(np.int64)  # eq. (13.5)
 
 
 def _coefficients(schedule: Schedule, t: Any) -> tuple[Any, Any, Any, Any]:

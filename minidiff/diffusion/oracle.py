@@ -368,7 +368,7 @@ class Noised:
 
     def label_score(self, x: Array, labels: Any) -> Array:
         """Gradient of log p(y | x), which is grad log q(x | y) - grad log q(x); an array like x."""
-        return self.score(x, labels) - self.score(x)  # eq. (7.9)
+        return self.score(x, labels) - self.score(x)  # eq. (7.9), eq. (13.1)
 
     def score(self, x: Array, labels: Any = None) -> Array:
         """Gradient of log q(x): -sum_k r_k (signal^2 C_k + sigma^2 I)^{-1} (x - signal m_k)."""

@@ -225,7 +225,7 @@ def dynamic_threshold(x0: Array, *, quantile: float = 0.995) -> Array:
     q = ordered[:, k]
     if place > k:
         q = q + (place - k) * (ordered[:, k + 1] - q)
-    s = xp.maximum(q, 1)[:, None]
+    s = xp.maximum(q, 1)[:, None]  # eq. (13.9)
     del q, ordered  # one is a view of the other, which is as large as x0
     clipped = xp.minimum(flat, s)
     xp.maximum(clipped, -s, out=clipped)
