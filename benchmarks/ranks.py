@@ -67,16 +67,16 @@ def measure(args: argparse.Namespace) -> None:
     for _ in range(2):  # whatever is made once
         together.train_step()
     ranks.barrier()
-    steps, turns = 3, []
+    steps, turns = 1, []
     for pair in range(-1, args.pairs):  # the turn of pair -1 finds how many steps are a turn
         ranks.barrier()  # asleep: a rank that waits in a collective call would take a core
-        one = turn(alone, steps) if alone else 0.0
+        one = turn(alone, steps) if alone else (0.0, 0.0)
         ranks.barrier()
         many = turn(together, steps)
         if pair >= 0:
             turns.append((one, many))
         else:
-            steps = ranks.on_first(lambda one=one: max(3, round(args.seconds / one)))
+            steps = ranks.on_first(lambda one=one: max(1, round(args.seconds / one[0])))
     if ranks.first:
         print(report(args, turns, steps, together.model.num_parameters))
         if args.json:
@@ -101,23 +101,28 @@ def trainer(name: str, batch: int, ranks: Any) -> Any:
     return Trainer(TrainConfig(unet=c, batch_size=batch), data, ranks=ranks)
 
 
-def turn(trainer: Any, steps: int) -> float:
-    """Seconds of a step: the median."""
-    seconds = []
+def turn(trainer: Any, steps: int) -> tuple[float, float]:
+    """Seconds of a step, the median, and how much of a core this process had."""
+    seconds, begin, cpu = [], time.perf_counter(), time.process_time()
     for _ in range(steps):
         start = time.perf_counter()
         trainer.train_step()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    share = (time.process_time() - cpu) / (time.perf_counter() - begin)
+    return statistics.median(seconds), share
 
 
 def report(
-    args: argparse.Namespace, turns: list[tuple[float, float]], steps: int, parameters: int
+    args: argparse.Namespace,
+    turns: list[tuple[tuple[float, float], tuple[float, float]]],
+    steps: int,
+    parameters: int,
 ) -> str:
     """The lines that are printed."""
-    ratios = [one / many for one, many in turns]
+    ratios = [one / many for (one, _), (many, _) in turns]
     low, middle, high = quartiles(ratios)
-    one, many = (statistics.median(column) for column in zip(*turns, strict=True))
+    one, many = (statistics.median(pair[i][0] for pair in turns) for i in (0, 1))
+    shares = [statistics.median(pair[i][1] for pair in turns) for i in (0, 1)]
     here = machine()
     return (
         f"{args.config}: {parameters:,} parameters, batch {args.batch}, one BLAS thread each; "
@@ -126,7 +131,9 @@ def report(
         f"1 process     {1e3 * one:8.1f} ms a step {args.batch / one:8.0f} images/s\n"
         f"{args.ranks} processes   {1e3 * many:8.1f} ms a step {args.batch / many:8.0f} images/s\n"
         f"faster by     {middle:8.2f} (median; quartiles {low:.2f} to {high:.2f}, "
-        f"all {min(ratios):.2f} to {max(ratios):.2f})"
+        f"all {min(ratios):.2f} to {max(ratios):.2f})\n"
+        f"a process had {shares[0]:.2f} of a core alone and {shares[1]:.2f} beside the others; with "
+        "less than 0.95, others use the machine, and the ratio is not that of an idle one"
     )
 
 
