@@ -132,7 +132,7 @@ def report(
         f"{args.ranks} processes   {1e3 * many:8.1f} ms a step {args.batch / many:8.0f} images/s\n"
         f"faster by     {middle:8.2f} (median; quartiles {low:.2f} to {high:.2f}, "
         f"all {min(ratios):.2f} to {max(ratios):.2f})\n"
-        f"a process had {shares[0]:.2f} of a core alone and {shares[1]:.2f} beside the others; with "
+        f"a process had {shares[0]:.2f} of a core alone, {shares[1]:.2f} beside the others; with "
         "less than 0.95, others use the machine, and the ratio is not that of an idle one"
     )
 
