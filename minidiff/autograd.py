@@ -157,6 +157,7 @@ def _walk(root: _Node, cotangent: Array, only: Tensor | None = None) -> None:
     With `only`, no other leaf gets a gradient.
     """
     cotangents = {root: cotangent}
+    sums = set()  # of nodes whose cotangent is a sum made here, which nobody else holds
     queue = [(-root.id, root)]
     while queue:
         _, node = heapq.heappop(queue)
@@ -176,8 +177,11 @@ def _walk(root: _Node, cotangent: Array, only: Tensor | None = None) -> None:
                 gx = gx.astype(dtype)
             if isinstance(target, Tensor):
                 _accumulate(target, gx)
+            elif target in sums:
+                cotangents[target] += gx
             elif target in cotangents:
                 cotangents[target] = cotangents[target] + gx  # eq. (1.5)
+                sums.add(target)
             else:
                 cotangents[target] = gx
                 heapq.heappush(queue, (-target.id, target))

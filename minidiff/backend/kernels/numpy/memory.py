@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import threading
 from typing import Any
 
@@ -38,3 +40,26 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         fresh = np.empty(size + _LINE, np.uint8)
         buffers[name] = fresh[-fresh.ctypes.data % _LINE :]
     return buffers[name][:size].view(dtype).reshape(shape)
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's names for its settings, malloc.h
+_GROWTH = 64 << 20  # bytes that the heap grows by at a time
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to keep freed memory for the next arrays; whether it does.
+
+    As it starts, glibc gives large arrays back to the system when they are freed and fetches them
+    anew, page by page and zeroed, for the next step: that costs more than the arithmetic on them.
+    Other C libraries, and a glibc that the user has set up by its own variables, stay as they are.
+    """
+    own = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018  (an AttributeError where the library is another)
+        if any(name in os.environ for name in own):
+            return False
+        settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _GROWTH))
+        return all([libc.mallopt(name, value) == 1 for name, value in settings])
+    except (OSError, AttributeError, TypeError):
+        return False

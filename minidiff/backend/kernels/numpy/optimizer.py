@@ -1,4 +1,4 @@
-"""Adam in stretches of the flat vectors."""
+"""Adam, clipping and averaging, in stretches of the flat vectors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def adam(
     root = math.sqrt(1 - beta2**step)
     rate, eps = lr * root / (1 - beta1**step), eps * root
     blocks = memory.blocks(p.size, 6 * p.itemsize)
-    scratch = np.empty(blocks[0].stop, p.dtype)
     for part in blocks:
         gp, mp, vp = g[part], m[part], v[part]
-        t = scratch[: gp.size]
+        t = memory.scratch("optimizer", gp.shape, p.dtype)
         mp *= beta1
         mp += np.multiply(gp, 1 - beta1, out=t)
         vp *= beta2
@@ -32,3 +31,20 @@ def adam(
         np.divide(mp, t, out=t)
         t *= rate
         p[part] -= t
+
+
+def clip_norm(xp: object, g: Array, max_norm: float) -> Array:
+    """The gradient is written only where it has to be."""
+    norm = np.sqrt(g @ g)
+    if not norm <= max_norm:  # so put, a NaN spreads as in the definition
+        g *= max_norm / float(norm)
+    return norm
+
+
+def moving_average(xp: object, average: Array, p: Array, decay: float) -> None:
+    """Block by block, without temporaries of the size of the model."""
+    for part in memory.blocks(p.size, 3 * p.itemsize):
+        t = memory.scratch("optimizer", p[part].shape, p.dtype)
+        np.subtract(p[part], average[part], out=t)
+        t *= 1 - decay
+        average[part] += t
