@@ -120,6 +120,12 @@ def test_a_process_needs_an_image():
         Trainer(tiny_without_file(), ranks=One(0, 9))
 
 
+def test_sample_works_in_one_process(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("minidiff.cli.commands.world", lambda: One(0, 2))
+    assert main(["sample", str(tmp_path)]) == 2
+    assert "leave mpiexec away" in capsys.readouterr().err
+
+
 def test_alone_there_is_nobody_to_ask():
     array = np.arange(3.0)
     ALONE.allreduce(array)
