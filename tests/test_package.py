@@ -95,7 +95,10 @@ def test_the_table_of_the_architecture_is_what_is_imported():
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("cupy", "backend"), ("cupyx", "backend"), ("matplotlib", "plot"), ("PIL", "plot")],
+    [
+        ("cupy", "backend"), ("cupyx", "backend"), ("matplotlib", "plot"), ("PIL", "plot"),
+        ("mpi4py", "training"),
+    ],  # fmt: skip
 )
 def test_one_part_only_imports(library, home):
     users = {
