@@ -98,8 +98,8 @@ def test_the_table_of_the_architecture_is_what_is_imported():
     [
         ("cupy", "backend"), ("cupyx", "backend"), ("matplotlib", "plot"), ("PIL", "plot"),
         ("mpi4py", "training"),
-    ],  # fmt: skip
-)
+    ],
+)  # fmt: skip
 def test_one_part_only_imports(library, home):
     users = {
         layer(path)
