@@ -185,7 +185,7 @@ def _histories() -> list[Case]:
 
 class _Weights(nn.Module):
     def __init__(self, values: Any) -> None:
-        self.theta = nn.Parameter(backend.asarray(values))
+        self.theta = nn.Parameter(values)
 
 
 def _ema(weights: Any, decay: float, *, warmup: bool = True) -> Any:
