@@ -16,6 +16,10 @@ CONFIGS = {
     "mnist-small": UNetConfig(
         28, channels=32, multipliers=(1, 2, 2), blocks=2, attention=(7,), groups=8
     ),
+    # DDPM's network for CIFAR-10 (Ho et al. 2020, appendix B)
+    "cifar-ddpm": UNetConfig(
+        32, in_channels=3, channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,)
+    ),
 }
 
 

@@ -1,8 +1,8 @@
 // Runs the CUDA kernels of minidiff on the processor, thread by thread, to test their arithmetic.
 //
 // A block's threads are fibers of one thread of the machine. Each runs until it waits at a barrier;
-// when all wait at the same one, all go on. The order in which they run, and the order of the
-// blocks, is given: a result that depends on it shows a missing barrier. Shared memory holds NaN
+// when all wait at the same one, all go on. A warp waits for itself alone where it exchanges numbers.
+// The order of lanes, warps and blocks is given: a result that depends on it shows a missing barrier. Shared memory holds NaN
 // when a block begins. Emulated are: barriers, the warp shuffle, and the tensor cores' product.
 
 #include <csetjmp>
@@ -49,7 +49,7 @@ struct Fiber {
     bool begun;
 };
 
-static std::vector<Fiber*> fibers;
+static std::vector<Fiber*> idle;
 static Fiber* current;
 static jmp_buf scheduler;
 static void (*kernel)(void**);
@@ -103,36 +103,59 @@ static Fiber* make()
     return fiber;
 }
 
+// Let one warp run until all its threads are done or wait at a barrier of the block.
+static int run_warp(const unsigned* threads, unsigned n, Fiber** of, std::vector<Fiber*>& idle)
+{
+    for (;;) {
+        unsigned done = 0;
+        int line = 0;
+        bool same = true;
+        for (unsigned i = 0; i < n; i++) {
+            Fiber*& fiber = of[threads[i]];
+            if (!fiber) {
+                if (idle.empty()) idle.push_back(make());
+                fiber = idle.back();
+                idle.pop_back();
+                fiber->thread = threads[i];
+            }
+            resume(fiber);
+            if (!fiber->line) {
+                done++;
+                idle.push_back(fiber);
+                of[threads[i]] = nullptr;
+            } else {
+                same = same && (!line || line == fiber->line);
+                line = fiber->line;
+            }
+        }
+        if (line && (done || !same)) return DIVERGED;
+        if (line >= 0) return FINE;  // else all are at the same place of the warp: on they go
+    }
+}
+
+// The threads in the order in which they run, warp by warp. A warp runs ahead as far as it can.
 static int run_block(const std::vector<unsigned>& order)
 {
     for (char* p = __start_block_shared; p && p < __stop_block_shared; p++) *p = (char)0xff;  // NaN
-    std::vector<Fiber*> waiting;
-    size_t used = 0, done = 0;
-    for (unsigned thread : order) {
-        if (used == fibers.size()) fibers.push_back(make());
-        Fiber* fiber = fibers[used];
-        fiber->thread = thread;
-        resume(fiber);
-        if (fiber->line) {
-            waiting.push_back(fiber);
-            used++;  // the next thread needs a fiber of its own
-        } else {
-            done++;
+    std::vector<Fiber*> of(order.size(), nullptr);
+    for (;;) {
+        for (size_t start = 0; start < order.size();) {
+            size_t end = start;
+            while (end < order.size() && order[end] / 32 == order[start] / 32) end++;
+            if (int wrong = run_warp(&order[start], end - start, of.data(), idle)) return wrong;
+            start = end;
         }
-    }
-    while (!waiting.empty()) {
-        if (done) return DIVERGED;
-        for (Fiber* fiber : waiting)
-            if (fiber->line != waiting[0]->line) return DIVERGED;
-        std::vector<Fiber*> still;
-        for (Fiber* fiber : waiting) {
-            resume(fiber);
-            if (fiber->line) still.push_back(fiber);
-            else done++;
+        size_t waiting = 0;
+        int line = 0;
+        for (Fiber* fiber : of) {
+            if (!fiber) continue;
+            if (line && fiber->line != line) return DIVERGED;
+            line = fiber->line;
+            waiting++;
         }
-        waiting = still;
+        if (!waiting) return FINE;
+        if (waiting < order.size()) return DIVERGED;
     }
-    return FINE;
 }
 
 // order: 0 first to last, 1 last to first, 2 shuffled
@@ -159,18 +182,17 @@ static int run(
     };
     for (unsigned b : arranged(blocks)) {
         blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
-        if (int wrong = run_block(arranged(threads))) {
-            for (Fiber* fiber : fibers) delete fiber;  // some are in the middle of a thread
-            fibers.clear();
-            return wrong;
-        }
+        std::vector<unsigned> turns;  // warps in the given order, and lanes in each
+        for (unsigned warp : arranged((threads + 31) / 32))
+            for (unsigned lane : arranged(32))
+                if (32 * warp + lane < threads) turns.push_back(32 * warp + lane);
+        if (int wrong = run_block(turns)) return wrong;  // fibers that wait are left behind
     }
     return FINE;
 }
 
 }  // namespace emulator
 
-// Every thread of the block must take part, not just those of the warp.
 template <typename T>
 static T __shfl_xor_sync(unsigned, T value, int lane)
 {

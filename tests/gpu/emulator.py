@@ -18,7 +18,7 @@ import numpy as np
 
 HEADER = Path(__file__).parent / "cuda_on_host.h"
 COMPILER = shutil.which("g++")
-GUARD = 1024
+GUARD = 1 << 16
 ORDERS = {"forward": 0, "backward": 1, "shuffled": 2}
 C_TYPES = {
     "int": np.int32,

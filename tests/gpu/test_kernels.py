@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minidiff import backend
 from minidiff.backend import kernels
 from minidiff.backend.kernels import cupy as fast
 from minidiff.backend.kernels import reference
+from minidiff.backend.kernels.cupy import conv
 from tests import double
 from tests.gpu import emulator
 from tests.kernels.agreement import assert_agrees
@@ -45,3 +47,73 @@ def test_kernel_agrees_with_its_definition(emulated, name, dtype, data):
 
     with mock.patch.object(emulator, "order", order):
         assert_agrees(on_the_double(FAST[name]), DEFINITIONS[name], args, dtype, any_layout)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(FAST))
+@both_dtypes
+@given(data=st.data())
+@examples(0.3)
+def test_kernel_agrees_with_its_definition_on_a_gpu(name, dtype, data):
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not cupy.cuda.is_available():
+        pytest.skip("CuPy finds no GPU")
+    args = data.draw(CASES[name])
+
+    def call(_, *host):
+        there = [cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in host]
+        returned = FAST[name](cupy, *there)
+        for a, b in zip(host, there, strict=True):
+            if isinstance(a, np.ndarray):
+                a[...] = b.get()
+        if isinstance(returned, tuple):
+            return tuple(a if a is None else a.get() for a in returned)
+        return returned if returned is None else returned.get()
+
+    assert_agrees(call, DEFINITIONS[name], args, dtype)
+
+
+SHAPES = [  # (shape of x, channels out): several tiles in each direction, and ends inside of them
+    ((9, 14, 14, 20), 70),
+    ((3, 7, 7, 36), 36),
+    ((2, 16, 16, 3), 129),
+    ((70, 16, 16, 8), 8),
+    ((2, 8, 8, 64), 40),
+]
+
+
+def convolution(shape, o, stride, rng):
+    """(x, w, g, stride, pads) of a 3 x 3 convolution, as float32."""
+    pads = ((1, 1), (1, 1)) if stride == 1 else ((0, 1), (0, 1))
+    x, w = rng.standard_normal(shape), rng.standard_normal((3, 3, shape[3], o))
+    out = [(n + sum(p) - 3) // stride + 1 for n, p in zip(shape[1:3], pads, strict=True)]
+    g = rng.standard_normal((shape[0], *out, o))
+    return *(a.astype(np.float32) for a in (x, w, g)), stride, pads
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("busy", [1, conv.BUSY])  # large tiles, and small ones
+@pytest.mark.parametrize(("shape", "o"), SHAPES)
+def test_convolution_over_several_tiles(emulated, monkeypatch, shape, o, busy, stride, precision):
+    """In TF32 with factors rounded to 10 bits: the error of a product is below 2^-10."""
+    monkeypatch.setattr(backend, "precision", precision)
+    monkeypatch.setattr(conv, "BUSY", busy)
+    x, w, g, *rest = convolution(shape, o, stride, np.random.default_rng(0))
+    for name, args in {
+        "conv2d": (x, w, *rest, w[0, 0, 0]),
+        "conv2d_dx": (g, w, x.shape, *rest),
+        "conv2d_dw": (x, g, w.shape, *rest),
+    }.items():
+        exact = DEFINITIONS[name](
+            np, *(a.astype(np.float64) if isinstance(a, np.ndarray) else a for a in args)
+        )
+        emulator.launches.clear()
+        got = on_the_double(FAST[name])(np, *args)
+        if name != "conv2d_dw":
+            tile = "convolve_128" if busy == 1 else "convolve_64"
+            assert emulator.launches[0][0].startswith(tile)
+        assert got.dtype == np.float32
+        error = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+        low, high = (0, 5e-6) if precision == "float32" else (1e-5, 1e-3)
+        assert low <= error <= high, f"{name}: {error:.2g}"

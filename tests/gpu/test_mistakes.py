@@ -1,0 +1,103 @@
+"""Mistakes planted in the CUDA sources, each of which the comparison with the definitions sees."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from minidiff.backend.kernels import cupy as fast
+from minidiff.backend.kernels import reference
+from minidiff.backend.kernels.cupy import launch
+from tests.gpu import emulator
+from tests.gpu.test_kernels import on_the_double
+from tests.kernels.agreement import assert_agrees
+
+rng = np.random.default_rng(0)
+X, W = rng.standard_normal((2, 9, 9, 12)), rng.standard_normal((3, 3, 12, 36))
+G = rng.standard_normal((2, 9, 9, 36))
+PADS = ((1, 1), (1, 1))
+Z, H = rng.standard_normal((2, 2, 11, 11, 12))
+GAMMA, BETA, SHIFT = rng.standard_normal((3, 12))
+Y, M, R = reference.group_norm_silu(np, Z, GAMMA, BETA, SHIFT, 4, 1e-5)
+CASES = {
+    "conv2d": (X, W, 1, PADS, W[0, 0, 0]),
+    "conv2d_dx": (G, W, X.shape, 1, PADS),
+    "conv2d_dw": (X, G, W.shape, 1, PADS),
+    "group_norm_silu": (Z, GAMMA, BETA, SHIFT, 4, 1e-5),
+    "group_norm_silu_grad": (H, Z, Y, M, R, GAMMA, BETA, SHIFT),
+    "attention": (*rng.standard_normal((3, 2, 1, 40, 4)), None),
+    "clip_norm": (rng.standard_normal(3000), 0.5),
+    "adam": (*rng.random((4, 300)), 3, 0.1, 0.9, 0.999, 0.1),
+    "silu": (rng.standard_normal(1003),),
+}
+MISTAKES = {  # (file, what stands there, what is put there, the kernel that is wrong then)
+    "no barrier before a slice is multiplied": (
+        "conv",
+        "rounded(next_w);\n        __syncthreads();",
+        "rounded(next_w);",
+        "conv2d",
+    ),
+    "no barrier after a slice was multiplied": (
+        "conv", "__syncthreads();  // the slice before has been multiplied", "", "conv2d"
+    ),
+    "the last slice left out": (
+        "conv", "from < depth; from += DEPTH", "from + DEPTH <= depth; from += DEPTH", "conv2d"
+    ),
+    "no bias": ("conv", "(biased ? bias[o] : 0)", "0", "conv2d"),
+    "places beyond the last are written": ("conv", "m < places && o < s.o", "o < s.o", "conv2d"),
+    "padding read as the next row": ("conv", "|| v >= s.w) return -1", ") return -1", "conv2d_dx"),
+    "stretches written over each other": (
+        "conv", "(long long)blockIdx.z * depth * s.o", "0", "conv2d_dw"
+    ),
+    "channels beyond the last": ("conv", "at < depth && o < s.o", "at < depth", "conv2d_dw"),
+    "variance not centred": ("norm", "(z.v[e] - mean) * (z.v[e] - mean)", "z.v[e] * z.v[e]",
+                             "group_norm_silu"),
+    "idle threads add, too": ("norm", "part < parts && row < rows", "part < parts",
+                              "group_norm_silu"),
+    "half of the rows lost": ("norm", "(n + 1) / 2", "n / 2", "group_norm_silu_grad"),
+    "slope of SiLU": ("norm", "s + u * s * (1 - s)", "s + u * (1 - s)", "group_norm_silu_grad"),
+    "scratch used again too early": (
+        "common", "__syncthreads();  // before the scratch is used again", "", "group_norm_silu"
+    ),
+    "warps forgotten": ("common", "i < warps; i++) total", "i < 1; i++) total", "clip_norm"),
+    "no bias correction": ("optimizer", "1 - pow(beta1, step)", "1.0", "adam"),
+    "the end that fills no pack": ("elementwise", "EACH(i, n - 4 * packs)", "EACH(i, 0)", "silu"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    """What was compiled before a mistake was planted is not used, nor is it afterwards."""
+    for cache in (launch._kernel, launch._module):
+        cache.cache_clear()
+    yield
+    for cache in (launch._kernel, launch._module):
+        cache.cache_clear()
+
+
+def compare(name):
+    """In all orders of threads: a missing barrier shows in one of them."""
+    for order in emulator.ORDERS:
+        with mock.patch.object(emulator, "order", order):
+            kernel, definition = on_the_double(getattr(fast, name)), getattr(reference, name)
+            assert_agrees(kernel, definition, CASES[name], np.float32)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_pass(emulated, name):
+    compare(name)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_seen(emulated, monkeypatch, mistake):
+    file, there, instead, name = MISTAKES[mistake]
+    source = launch.source
+
+    def wrong(asked):
+        text = source(asked)
+        assert file not in (asked, "common") or there in text, "the source has changed"
+        return text.replace(there, instead)
+
+    monkeypatch.setattr(launch, "source", wrong)
+    with pytest.raises(AssertionError, match=r"differs|wrote|wait|not contiguous"):
+        compare(name)
