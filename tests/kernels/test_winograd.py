@@ -161,7 +161,7 @@ def results(x, w, g, stride, pads):
     ("options", "chosen"),
     [
         ({"n": 4, "h": 28, "c": 32, "o": 32}, 3),
-        ({"n": 8, "h": 7, "c": 64, "o": 64}, 3),
+        ({"n": 32, "h": 7, "c": 64, "o": 64}, 3),
         ({"n": 1, "h": 32, "c": 128, "o": 128}, 3),
         ({"n": 4, "h": 28, "c": 1, "o": 32}, 0),
         ({"n": 4, "h": 28, "c": 32, "o": 1}, 0),
@@ -183,8 +183,8 @@ def test_chosen_by_the_shapes(options, chosen):
 
 MIXTURE = [
     layer(5, 28, 32, 32),  # Winograd
-    layer(3, 7, 64, 48),
-    layer(3, 7, 64, 48, dtype=np.float64),
+    layer(3, 16, 64, 48),
+    layer(3, 16, 64, 48, dtype=np.float64),
     layer(5, 9, 3, 4),  # gather
     layer(5, 9, 32, 2),  # scatter
     layer(3, 9, 8, 8, stride=2),

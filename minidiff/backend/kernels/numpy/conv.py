@@ -41,8 +41,8 @@ def _winograd_pays(
         return False
     n, rows, columns = places
     tiles = n * -(-rows // winograd.M) * -(-columns // winograd.M)
-    tiled = tiles * (36 * c * o + 1900 * c + 900 * o) + 1000 * c * o
-    gathered = n * rows * columns * 9 * c * (o + 8)
+    tiled = tiles * (36 * c * o + 2300 * c + 2100 * o) + 1700 * c * o
+    gathered = n * rows * columns * 9 * c * (o + 11)
     return tiled < gathered
 
 
