@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import MAKERS, PARTS
+from benchmarks.contestants import MAKERS, OTHERS, PARTS
 
 OURS = "minidiff"
 ROWS = (*PARTS, "step", "sampling", "CPU of a step", "best step")
@@ -75,12 +75,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(
-    config: str, batch: int, threads: int, rounds: int, seconds: float, only: list[str] | None
-) -> dict[str, Any]:
-    """Run the rounds; everything that is known about them, as JSON can hold it."""
+    config: str, batch: int, threads: int, rounds: int, seconds: float,
+    only: list[str] | None = None, *, warm_up: int = WARM_UP, least: int = 3,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the rounds; everything that is known about them, as JSON can hold it.
+
+    A turn has `least` steps or more.
+    """
     from benchmarks.configs import CONFIGS, model
 
-    players = {name: Player(name, config, batch, threads) for name in only or MAKERS}
+    players = {
+        name: Player(name, config, batch, threads, warm_up, least) for name in only or MAKERS
+    }
     try:
         losses = {name: player.receive() for name, player in players.items()}
         first = next(iter(losses.values()))
@@ -132,7 +138,9 @@ class Player:
         return self.receive()
 
 
-def _serve(pipe: Any, name: str, config: str, batch: int, threads: int) -> None:
+def _serve(
+    pipe: Any, name: str, config: str, batch: int, threads: int, warm_up: int, least: int
+) -> None:
     """The child's life: the losses of the warm-up, then a turn for each question in seconds."""
     from benchmarks.configs import CONFIGS, batches
 
@@ -140,13 +148,13 @@ def _serve(pipe: Any, name: str, config: str, batch: int, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-    player = MAKERS[name](CONFIGS[config])
+    player = (MAKERS | OTHERS)[name](CONFIGS[config])
     data = [player.put(b) for b in batches(CONFIGS[config], batch, 4)]
     before = _peak_mib()
-    pipe.send([player.step(data[i % len(data)])[0] for i in range(WARM_UP)])
+    pipe.send([player.step(data[i % len(data)])[0] for i in range(warm_up)])
     try:
         while (seconds := pipe.recv()) is not None:
-            pipe.send(_turn(player, data, seconds))
+            pipe.send(_turn(player, data, seconds, least))
         peak = _peak_mib()
         about = {"peak_mib": peak, "grown_mib": peak - before, "versions": _versions(name)}
         pipe.send(about)
@@ -154,21 +162,21 @@ def _serve(pipe: Any, name: str, config: str, batch: int, threads: int) -> None:
         pass
 
 
-def _turn(player: Any, data: list[Any], seconds: float) -> dict[str, float]:
-    """Times of a step and its parts over about `seconds`; the first step wakes the threads."""
+def _turn(player: Any, data: list[Any], seconds: float, least: int) -> dict[str, float]:
+    """Times of a step and its parts over about `seconds`; the first call wakes the threads."""
     steps: list[list[float]] = []
     samples: list[float] = []
     cpu_times: list[float] = []
-    player.step(data[0])
+    player.sample(data[0])
     end, i = time.perf_counter() + 0.75 * seconds, 0
-    while time.perf_counter() < end or len(steps) < 3:
+    while time.perf_counter() < end or len(steps) < least:
         cpu = time.process_time()
         _, parts = player.step(data[i % len(data)])
         cpu_times.append(time.process_time() - cpu)
         steps.append([*parts, sum(parts)])
         i += 1
     end = time.perf_counter() + 0.25 * seconds
-    while time.perf_counter() < end or len(samples) < 3:
+    while time.perf_counter() < end or len(samples) < least:
         start = time.perf_counter()
         player.sample(data[i % len(data)])
         samples.append(time.perf_counter() - start)
