@@ -11,7 +11,7 @@ UV  := $(shell command -v uv 2>/dev/null)
 test parity: export OPENBLAS_NUM_THREADS = 1
 test parity: export OMP_NUM_THREADS = 1
 
-.PHONY: help demo test parity lint bench chapters docs constraints clean distclean
+.PHONY: help demo test parity lint bench cuda chapters docs constraints clean distclean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -41,6 +41,9 @@ lint: $(VENV)/.has-lint  ## check style (ruff) and types (mypy)
 
 bench: $(VENV)/.has-parity  ## time a training step beside PyTorch's
 	$(PY) -m benchmarks.train_step $(ARGS)
+
+cuda: $(VENV)/.has-cuda-check  ## compile the CUDA sources and run them on the processor (no GPU needed)
+	$(PY) -m pytest -p no:nbval $(ARGS) tests/gpu
 
 chapters: $(VENV)/.has-chapters  ## open the chapters in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=chapters $(ARGS)
@@ -96,6 +99,8 @@ $(VENV)/.has-parity: $(VENV)/.has-test
 	@echo 'Installing PyTorch (on Linux some gigabytes, unless pip knows of a CPU build: see README.md) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[parity]'
 	@touch $@
+
+$(VENV)/.has-cuda-check: $(VENV)/.has-test
 
 $(VENV)/.has-%: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'Installing what "$*" needs ...'
