@@ -38,6 +38,7 @@ class _Groups:
         )
         rows, image = self.positions // self.k, self.positions * self.c * x.itemsize
         self.ones = np.ones((1, rows), x.dtype)
+        self.ones_k, self.ones_width = np.ones((1, self.k), x.dtype), np.ones(self.width, x.dtype)
         self.blocks = memory.blocks(self.n, image)
         self.some_images = memory.blocks(self.n, _CHAIN * image)
         self.some_rows = memory.blocks(rows, _CHAIN * image // max(1, rows))
@@ -68,13 +69,15 @@ class _Groups:
         return row.reshape(len(p), 1, -1)
 
     def sums(self, rows: Array) -> Array:
-        """Sums over the positions; a product with ones is the fastest such sum."""
+        """Sums over the positions; products with ones are the fastest such sums."""
         total = np.matmul(self.ones[:, : rows.shape[1]], rows)
-        return total.reshape(len(rows), self.k, self.groups, self.width).sum(axis=1)
+        total = np.matmul(self.ones_k, total.reshape(len(rows), self.k, self.c))
+        return total.reshape(len(rows), self.groups, self.width)
 
     def mean(self, sums: Array) -> Array:
         """The means over the groups, from sums over the positions."""
-        return sums.sum(axis=2, keepdims=True) * (1 / max(1, self.positions * self.width))
+        total = sums.reshape(-1, self.width) @ self.ones_width
+        return total.reshape(len(sums), self.groups, 1) * (1 / max(1, self.positions * self.width))
 
     def moments(self, zb: Array, parts: list, shift: Array, eps: float) -> tuple[Array, Array]:
         """m and r of the images of a block, in one pass for each."""
