@@ -49,6 +49,7 @@ def learned_sigma(schedule: Schedule, s: int, t: int, v: Array) -> Array:
     """
     tilde = process.posterior(schedule, s, t)[2]
     beta = process.forward(schedule, s, t)[1]
+    # eq. (9.8)
     return math.sqrt(tilde) * backend.array_module(v).exp((0.5 * math.log(beta / tilde)) * v)
 
 
