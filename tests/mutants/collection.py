@@ -1292,7 +1292,7 @@ NETWORK = (
         "steps, and samples of it are noise.",
         (
             Edit(
-                "minidiff.optim:EMA.update",
+                "minidiff.optim:EMA.next_decay",
                 "min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay",
                 "self.decay",
             ),
