@@ -93,5 +93,7 @@ class Captured:
         try:
             with backend.xp.cuda.using_allocator(self._pool.malloc):
                 self._results = self._f(*self._inputs)
-        finally:  # a stream that is left capturing refuses everything else
-            self._graph = self._stream.end_capture()
+        except BaseException:
+            self._stream.end_capture()  # a stream that is left capturing refuses everything else
+            raise
+        self._graph = self._stream.end_capture()

@@ -113,9 +113,10 @@ def test_an_error_ends_the_capture(recorder):
     call = graphs.Captured(f)
     for _ in range(graphs.WARM_UP):
         call(np.ones(2))
-    with pytest.raises(RuntimeError, match="not in a capture"):
-        call(np.ones(2))
-    assert recorder.capturing is None
+    for _ in range(2):  # half of a graph is never replayed
+        with pytest.raises(RuntimeError, match="not in a capture"):
+            call(np.ones(2))
+        assert recorder.capturing is None
 
 
 def test_without_graphs_the_function_just_runs():
