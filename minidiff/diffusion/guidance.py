@@ -93,7 +93,7 @@ def classifier_free(
             spread = _spread(guided_eps)
             # An image without any spread has nothing to bring back; 0 / 0 would be NaN.
             ratio = _spread(cond) / backend.array_module(xt).where(spread > 0, spread, 1)
-            guided_eps = guided_eps * (rescale * ratio + (1 - rescale))
+            guided_eps = guided_eps * (rescale * ratio + (1 - rescale))  # eq. (13.10)
         return guided_eps if v is None else (guided_eps, v[:n])
 
     source = predicts(denoiser)

@@ -114,6 +114,7 @@ def inpaint(
             yield State(t, x, x0)
             c_0, c_t, sigma = coefficients(schedule, s, t, variance)
             x = affine_step(c_0, x0, c_t, x, sigma, rng)
+            # eq. (10.12)
             there = process.q_sample(schedule, known, s, noise()) if s > 0 else known
             x = xp.where(mask, there, x)
             del there  # one array less while the next is made

@@ -121,7 +121,7 @@ def log_likelihood(
 
     def slope(x: Array, sigma: float) -> tuple[Array, Array]:
         x0, trace = traced(x, sigma)
-        return x - x0, d - trace  # eq. (7.18)
+        return x - x0, d - trace  # eq. (7.18), eq. (11.13)
 
     latent, gain, nfe = _integrate(slope, x, len(x), sigma, sigma_max, rtol, atol, method)
     log_prior = (prior or _normal(1 + float(sigma_max) ** 2))(latent)

@@ -64,7 +64,7 @@ def edm(
         raised = min((1 + gamma) * sigma, highest) if s_tmin <= sigma <= s_tmax else sigma
         if raised > sigma:
             z = rng.standard_normal(x.shape, dtype=x.dtype)
-            x = x + (s_noise * math.sqrt(raised**2 - sigma**2)) * z
+            x = x + (s_noise * math.sqrt(raised**2 - sigma**2)) * z  # eq. (11.11)
         return rk2_step(D, x, max(raised, sigma), lower, alpha=1.0)
 
     return descend(

@@ -23,7 +23,7 @@ def split(sigma: float, lower: float) -> tuple[float, float]:
     given that at `sigma` and the clean image; sigma_down = lower^2 / sigma.
     """
     ratio = lower / sigma
-    return lower * ratio, lower * math.sqrt(1 - ratio * ratio)
+    return lower * ratio, lower * math.sqrt(1 - ratio * ratio)  # eq. (11.12)
 
 
 def euler_ancestral(
