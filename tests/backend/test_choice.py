@@ -151,3 +151,24 @@ def test_definitions_only_ends_with_an_error():
     with pytest.raises(RuntimeError), kernels.definitions_only():
         raise RuntimeError
     assert kernels.of(np) is before
+
+
+def test_an_unknown_precision_is_refused_with_the_names():
+    run = python("import minidiff.backend", MINIDIFF_PRECISION="bf16")
+    assert run.returncode != 0
+    assert "'bf16'" in run.stderr and "float32, tf32" in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("tf32", "1"), ("float32", "None")])
+def test_tf32_is_asked_of_cupy_before_it_is_imported(tmp_path, precision, expected):
+    (tmp_path / "cupy.py").write_text(
+        "import os\nprint(os.environ.get('CUPY_TF32'))\n"
+        "class cuda:\n    is_available = staticmethod(lambda: True)\n"
+    )
+    run = python(
+        "import minidiff.backend",
+        MINIDIFF_BACKEND="cupy",
+        MINIDIFF_PRECISION=precision,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert run.stdout.split() == [expected]
