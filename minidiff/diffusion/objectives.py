@@ -188,7 +188,7 @@ def hybrid(
     vlb = step_nats_per_dim(
         schedule, x0, xt, t, eps, fixed, v, variance="learned", target=target, levels=levels
     )
-    return error + (lam * schedule.T / math.log(2)) * vlb
+    return error + (lam * schedule.T / math.log(2)) * vlb  # eq. (6.16)
 
 
 def mean(losses: Tensor, weight: Any = None) -> Tensor:
@@ -377,6 +377,7 @@ def log_variance_ratio(schedule: Schedule, t: Any, v: Any) -> Any:
     2 v - 1.) `v` is a Tensor or an array of shape (N, ...); so is u.
     """
     t = check_t(schedule, t)
+    # eq. (6.15)
     u_max = np.log(schedule.beta[t] / model_variance(schedule, t, "posterior"))
     return v * per_image(u_max, v.data if isinstance(v, Tensor) else v)
 
