@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -83,6 +84,24 @@ class AdamW(Adam):
         """Shrink, then take Adam's step."""
         self.flat.data[...] *= 1 - (self.lr if lr is None else lr) * self.weight_decay
         super().step(lr)
+
+
+def constant(step: int, steps: int) -> float:
+    """1: the learning rate stays as it is."""
+    return 1.0
+
+
+def cosine_decay(step: int, steps: int) -> float:
+    """(1 + cos(pi (step - 1) / steps)) / 2, from 1 at the first of `steps` steps to nearly 0.
+
+    The factor of the learning rate at step 1, ..., steps, and 0 beyond: Loshchilov & Hutter
+    (2017), SGDR, eq. 5, without restarts.
+    """
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - 1) / max(1, steps))))
+
+
+DECAYS = {"constant": constant, "cosine": cosine_decay}
+"""How a learning rate falls over a run, by name: (step, steps) -> a factor, step from 1."""
 
 
 def clip_grad_norm(flat: Flat, max_norm: float) -> Array:

@@ -60,7 +60,7 @@ examples:
   minidiff demo --steps 300 --out runs/hasty    a third of the training: what does it cost?""",
     )
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="its folder (%(default)s)")
-    demo.add_argument("--steps", type=int, metavar="N", help="training steps (1000)")
+    demo.add_argument("--steps", type=int, metavar="N", help="training steps (500)")
     demo.add_argument("--seed", type=int, metavar="N", help="of all that is random (0)")
 
 

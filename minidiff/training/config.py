@@ -25,6 +25,7 @@ from minidiff.diffusion import objectives, schedules, time_draws
 from minidiff.diffusion.denoiser import PREDICTIONS
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import InputError
+from minidiff.optim import DECAYS
 from minidiff.unet import UNetConfig
 
 Allowed = tuple[str, Callable[[Any], bool]]
@@ -119,7 +120,8 @@ class TrainConfig:
     Steps are counted from 1. `schedule` and `T` are the forward process, `unet` the network,
     `objective` what it learns, `p_uncond` how often a row's class is dropped so that guidance has
     an unconditional model.
-    The learning rate rises from 0 to `lr` over `warmup` steps and stays there.
+    The learning rate rises from 0 to `lr` over `warmup` steps; over those that are left it stays
+    there (`lr_decay` "constant"), or falls to 0 along a cosine.
 
     Raises
     ------
@@ -137,6 +139,7 @@ class TrainConfig:
     optimizer: str = _option("adam", _one_of("adam", "adamw"))
     lr: float = _option(1e-3, POSITIVE)
     warmup: int = _option(0, _at_least(0))
+    lr_decay: str = _option("constant", _one_of(*DECAYS))
     weight_decay: float = _option(0.0, _at_least(0))
     grad_clip: float = _option(1.0, POSITIVE)
     ema_decay: float = _option(0.999, ("from 0 to below 1", lambda v: 0 <= v < 1))

@@ -17,7 +17,7 @@ from minidiff.autograd import Tensor
 from minidiff.data import Dataset, batch_indices, load
 from minidiff.diffusion import objectives, time_draws
 from minidiff.errors import InputError
-from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm
+from minidiff.optim import DECAYS, EMA, Adam, AdamW, clip_grad_norm
 from minidiff.training import captured
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
@@ -118,8 +118,12 @@ class Trainer:
         return total, norm
 
     def lr(self, step: int) -> float:
-        """The learning rate of step 1, 2, ...: it rises over the warm-up and then stays."""
-        return self.config.lr * min(1.0, step / max(1, self.config.warmup))
+        """The learning rate of step 1, 2, ...: it rises over the warm-up, then stays or decays."""
+        c = self.config
+        if step < c.warmup:
+            return c.lr * step / c.warmup
+        first = max(1, c.warmup)
+        return c.lr * DECAYS[c.lr_decay](step - first + 1, c.steps - first + 1)
 
     def state(self) -> Checkpoint:
         """What a checkpoint holds, copied to the host."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -347,3 +348,13 @@ def test_a_step_runs_on_a_device_without_waiting_for_it(tmp_path, monkeypatch):
     again.load_state(state)
     a, b = trainer.train_step()[0], again.train_step()[0]
     assert a.item() == b.item()
+
+
+def test_the_rate_falls_along_a_cosine_after_the_warm_up(tmp_path):
+    rate = Trainer(tiny(tmp_path, lr=2.0, warmup=4, steps=12, lr_decay="cosine")).lr
+    assert [rate(k) for k in (1, 2, 3, 4)] == [0.5, 1, 1.5, 2]
+    falling = [rate(k) for k in range(4, 13)]
+    assert all(a > b > 0 for a, b in pairwise(falling))
+    assert rate(8) == pytest.approx(1 + np.cos(np.pi * 4 / 9))
+    assert rate(13) == 0  # a run that is told to go on has its own, longer cosine
+    assert Trainer(tiny(tmp_path, lr=2.0, warmup=0, steps=10, lr_decay="cosine")).lr(1) == 2
