@@ -1,8 +1,8 @@
-"""The same training step: with minidiff, with PyTorch, and as it is written at first.
+"""The same training step: with minidiff, in one process or more, and with PyTorch.
 
 A step is forward, MSE, backward, clipping of the gradient norm, Adam and the moving average of
 the weights, in float32. Each contestant takes the same batches and starts from the same weights.
-`MiniDiffBlock` and `HIPSBlock` are one residual block, forward and backward.
+How it is written at first in NumPy stands in `benchmarks.naive`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-
 from benchmarks.configs import Batch, model
-from minidiff.backend.kernels import definitions_only
+from minidiff import ops
+from minidiff.autograd import Tensor
 from minidiff.unet import UNetConfig
 
 LR, MAX_NORM, DECAY = 1e-3, 1.0, 0.999
@@ -49,39 +48,53 @@ class MiniDiff:
         return batch
 
     def step(self, batch: Batch) -> tuple[float, list[float]]:
-        from minidiff import ops
         from minidiff.optim import clip_grad_norm
 
         times = [time.perf_counter()]
         self.model.zero_grad()
-        loss = ops.mse(self.model(batch.x, batch.t, batch.labels), batch.target)
+        loss = self.loss(batch)
         times.append(time.perf_counter())
-        loss.backward()
+        self.backward(loss)
         times.append(time.perf_counter())
         clip_grad_norm(self.flat, MAX_NORM)
         self.adam.step()
         self.ema.update()
         times.append(time.perf_counter())
-        return loss.item(), _differences(times)
+        return loss.item(), differences(times)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return ops.mse(self.model(batch.x, batch.t, batch.labels), batch.target)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def sample(self, batch: Batch) -> None:
         self.model.denoise(batch.x, batch.t, batch.labels)
 
 
-class Im2col(MiniDiff):
-    """The same network on the kernels' definitions, ordinary NumPy with ordinary temporaries.
+class InRanks(MiniDiff):
+    """The same in processes under MPI, each with its rows of the batch, as the trainer does it."""
 
-    A convolution gathers the windows of the whole batch into one matrix (`tensordot` copies them)
-    and multiplies it with the kernel; its gradient adds the taps back one by one.
-    """
+    def __init__(self, config: UNetConfig) -> None:
+        from minidiff.training.parallel import world
 
-    def step(self, batch: Batch) -> tuple[float, list[float]]:
-        with definitions_only():
-            return super().step(batch)
+        super().__init__(config)
+        self.ranks = world()
 
-    def sample(self, batch: Batch) -> None:
-        with definitions_only():
-            super().sample(batch)
+    def put(self, batch: Batch) -> Batch:
+        self.n = len(batch.x)
+        rows = self.ranks.rows(self.n)
+        labels = None if batch.labels is None else batch.labels[rows]
+        return Batch(batch.x[rows], batch.target[rows], batch.t[rows], labels)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return super().loss(batch) * (len(batch.x) / self.n)  # its share of the mean
+
+    def backward(self, loss: Tensor) -> None:
+        super().backward(loss)
+        self.ranks.allreduce(self.flat.grad)
+        loss.data = loss.data.reshape(1)
+        self.ranks.allreduce(loss.data)
 
 
 class PyTorch:
@@ -127,7 +140,7 @@ class PyTorch:
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.parameters, 1 - DECAY)
         times.append(time.perf_counter())
-        return loss.item(), _differences(times)
+        return loss.item(), differences(times)
 
     def sample(self, batch: tuple[Any, ...]) -> None:
         import torch
@@ -137,88 +150,23 @@ class PyTorch:
             self.model(x, t, labels)
 
 
-class MiniDiffBlock:
-    """Forward and backward of a residual block without time, 32 channels: no optimizer."""
-
-    def __init__(self, config: UNetConfig) -> None:
-        rng = np.random.default_rng(0)
-        self.groups, c = config.groups, config.channels
-        self.weights = [0.1 * rng.standard_normal((3, 3, c, c), dtype=np.float32) for _ in "12"]
-        self.gammas = [1 + 0.1 * rng.standard_normal(c, dtype=np.float32) for _ in "12"]
-
-    def put(self, batch: Batch) -> np.ndarray:
-        c = self.weights[0].shape[2]
-        return np.repeat(batch.x[..., :1], c, axis=3) * np.linspace(1, 2, c, dtype=np.float32)
-
-    def step(self, batch: np.ndarray) -> tuple[float, list[float]]:
-        from minidiff import ops
-        from minidiff.autograd import Tensor
-
-        times = [time.perf_counter()]
-        leaves = [Tensor(a, requires_grad=True) for a in (batch, *self.weights, *self.gammas)]
-        x, w1, w2, gamma1, gamma2 = leaves
-        beta = np.zeros(len(self.gammas[0]), np.float32)
-        h = x
-        for w, gamma in ((w1, gamma1), (w2, gamma2)):
-            h = ops.conv2d(ops.group_norm_silu(h, gamma, beta, groups=self.groups), w, padding=1)
-        loss = ((x + h) * (x + h)).mean()
-        times.append(time.perf_counter())
-        loss.backward()
-        times.append(time.perf_counter())
-        return loss.item(), [*_differences(times), 0.0]
-
-    def sample(self, batch: np.ndarray) -> None:
-        """A block alone draws nothing."""
-
-
-class HIPSBlock(MiniDiffBlock):
-    """The same with HIPS autograd: NHWC, im2col by nine shifted slices, one product."""
-
-    def step(self, batch: np.ndarray) -> tuple[float, list[float]]:
-        import autograd
-        import autograd.numpy as anp
-
-        def norm(x: Any, gamma: Any) -> Any:
-            z = anp.reshape(x, (x.shape[0], -1, self.groups, x.shape[3] // self.groups))
-            d = z - anp.mean(z, axis=(1, 3), keepdims=True)
-            v = anp.mean(d * d, axis=(1, 3), keepdims=True)
-            return anp.reshape(d / anp.sqrt(v + 1e-5), x.shape) * gamma
-
-        def conv(x: Any, w: Any) -> Any:
-            _, height, width, c = x.shape
-            padded = anp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "constant")
-            taps = [padded[:, a : a + height, b : b + width] for a in range(3) for b in range(3)]
-            columns = anp.reshape(anp.concatenate(taps, axis=3), (-1, 9 * c))
-            return anp.reshape(anp.dot(columns, anp.reshape(w, (9 * c, -1))), x.shape)
-
-        def loss(x: Any, weights: Any, gammas: Any) -> Any:
-            h = x
-            for w, gamma in zip(weights, gammas, strict=True):
-                u = norm(h, gamma)
-                h = conv(u * (0.5 * (1 + anp.tanh(0.5 * u))), w)
-            return anp.mean((x + h) ** 2)
-
-        times = [time.perf_counter()]
-        pull, value = autograd.make_vjp(lambda leaves: loss(*leaves))(
-            (batch, tuple(self.weights), tuple(self.gammas))
-        )
-        times.append(time.perf_counter())
-        pull(np.float32(1))
-        times.append(time.perf_counter())
-        return float(value), [*_differences(times), 0.0]
-
-
 MAKERS: dict[str, Callable[[UNetConfig], Contestant]] = {
     "minidiff": MiniDiff,
     "torch NCHW": lambda config: PyTorch(config, "contiguous_format"),
     "torch channels_last": lambda config: PyTorch(config, "channels_last"),
 }
 OTHERS: dict[str, Callable[[UNetConfig], Contestant]] = {
-    "im2col": Im2col,
-    "minidiff, a block": MiniDiffBlock,
-    "autograd, a block": HIPSBlock,
+    "minidiff, 2 ranks": InRanks,
+    "im2col": lambda config: _naive().Im2col(config),
+    "autograd": lambda config: _naive().Autograd(config),
 }
 
 
-def _differences(times: list[float]) -> list[float]:
+def _naive() -> Any:
+    from benchmarks import naive
+
+    return naive
+
+
+def differences(times: list[float]) -> list[float]:
     return [b - a for a, b in itertools.pairwise(times)]

@@ -1,12 +1,14 @@
 """The table of a CPU: minidiff beside eager PyTorch, and beside NumPy as it is written at first.
 
-    python -m benchmarks.cpu [--threads 2] [--quick] [--json FILE] [--page FILE]
+    python -m benchmarks.cpu [--cores 1] [--config digits8] [--quick] [--json FILE] [--page FILE]
 
-For each network: the time of a training step and of an evaluation without recording (sampling) as
-ratios minidiff / PyTorch, in the better of PyTorch's layouts, with the quartiles over the rounds;
-the largest memory of each process. Below 1 minidiff is faster. Then how many times slower the same
-step is with im2col over the whole batch, and a residual block with HIPS autograd. How it measures
-is told in benchmarks/README.md; everything is taken in turns.
+For each network, once with one thread for each contestant and once with two cores: the time of a
+training step and of an evaluation without recording (sampling) as ratios minidiff / PyTorch, in
+the better of PyTorch's layouts, with the quartiles over the rounds; the largest memory. Below 1
+minidiff is faster. On two cores minidiff is one process with two BLAS threads or two processes
+under MPI with one each, whichever takes a step in less time. Then how many times longer the same
+step takes with im2col over the whole batch and with HIPS autograd (`benchmarks.naive`). How it
+measures is told in benchmarks/README.md; everything is taken in turns.
 """
 
 from __future__ import annotations
@@ -15,23 +17,36 @@ import argparse
 import datetime
 import importlib.util
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.train_step import OURS, THREAD_VARIABLES, measure, quartiles
+from benchmarks.contestants import MAKERS
+from benchmarks.train_step import IN_RANKS, OURS, measure, quartiles
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-# network, images in a step, rounds, seconds of a turn, steps to warm up, steps of a turn at least
-RUNS = (
-    ("digits8", 64, 12, 0.5, 5, 3),
-    ("mnist-small", 64, 8, 2.0, 2, 2),
-    ("cifar-ddpm", 8, 3, 1.0, 1, 1),
-)
+NAIVE = ["im2col", "autograd"]
 TARGETS = {"digits8": 1.2, "mnist-small": 1.5, "cifar-ddpm": 1.5}
-FASTER, MEMORY = 5, 1.3
+MEMORY, FASTER = 1.3, 5
+
+
+class Plan(NamedTuple):
+    """How a network is measured: `least` steps in a turn; the naive ones take `naive` turns."""
+
+    batch: int
+    rounds: int
+    seconds: float
+    warm_up: int
+    least: int
+    naive: int
+
+
+PLANS = {
+    "digits8": Plan(64, 12, 0.5, 5, 3, 4),
+    "mnist-small": Plan(64, 7, 1.0, 2, 2, 2),
+    "cifar-ddpm": Plan(8, 3, 1.0, 1, 1, 1),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,45 +55,53 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--threads", type=int, default=2, help="of each contestant (default 2)")
+    parser.add_argument("--cores", type=int, choices=(1, 2), help="these alone (default both)")
     parser.add_argument(
-        "--config", choices=TARGETS, action="append", help="this network alone; may be repeated"
+        "--config", choices=PLANS, action="append", help="this network alone; may be repeated"
     )
     parser.add_argument("--quick", action="store_true", help="two rounds of each: a look")
     parser.add_argument("--json", type=Path, metavar="FILE", default=RESULTS / "cpu.json")
     parser.add_argument("--page", type=Path, metavar="FILE", default=RESULTS / "cpu.md")
     args = parser.parse_args(arguments)
-    for package in ("torch", "autograd"):
+    for package, extra in (("torch", "parity"), ("autograd", "parity"), ("mpi4py", "mpi")):
         if importlib.util.find_spec(package) is None:
-            print(f"{package} is not installed: pip install -e '.[parity]'", file=sys.stderr)
+            print(f"{package} is not installed: pip install -e '.[{extra}]'", file=sys.stderr)
             return 2
-    for variable in THREAD_VARIABLES:  # read when the libraries load, in the child processes
-        os.environ[variable] = str(args.threads)
-    result: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(), "threads": args.threads, "runs": {},
-    }  # fmt: skip
-    for config, batch, rounds, seconds, warm_up, least in RUNS:
-        if args.config and config not in args.config:
-            continue
-        options = {"warm_up": warm_up, "least": least}
-        rounds = min(rounds, 2) if args.quick else rounds
-        run = {"torch": measure(config, batch, args.threads, rounds, seconds, **options)}
-        fewer = 1 if args.quick or least == 1 else 3
-        run["im2col"] = measure(
-            config, batch, args.threads, fewer, seconds, [OURS, "im2col"], warm_up=1, least=1
-        )
-        result["runs"][config] = run
-        print(summary(config, run), flush=True)
-    result["block"] = measure(
-        "mnist-small", 64, args.threads, 1 if args.quick else 5, 0.5,
-        ["minidiff, a block", "autograd, a block"], warm_up=1, least=1,
-    )  # fmt: skip
+    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "runs": []}
+    for config in args.config or PLANS:
+        for cores in (args.cores,) if args.cores else (1, 2):
+            run = measured(config, cores, args.quick)
+            result["runs"].append(run)
+            print(summary(run), flush=True)
     text = page(result)
     print(f"\n{text}")
     for path, content in ((args.json, json.dumps(result, indent=1) + "\n"), (args.page, text)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     return 0
+
+
+def measured(config: str, cores: int, quick: bool) -> dict[str, Any]:
+    """All numbers of a network on so many cores."""
+    plan = PLANS[config]
+    rounds = min(2, plan.rounds) if quick else plan.rounds
+    own = [OURS, IN_RANKS] if cores == 2 else [OURS]
+    torch = measure(
+        config, plan.batch, cores, rounds, plan.seconds,
+        [*own, *(name for name in MAKERS if name != OURS)],
+        warm_up=plan.warm_up, least=plan.least,
+    )  # fmt: skip
+    best = min(own, key=lambda name: median(torch, "step", name))
+    naive = measure(
+        config, plan.batch, cores, 1 if quick else plan.naive, plan.seconds, [best, *NAIVE],
+        warm_up=1, least=1, sampling=False,
+    )  # fmt: skip
+    return {"config": config, "cores": cores, "ours": best, "torch": torch, "naive": naive}
+
+
+def median(run: dict[str, Any], row: str, name: str) -> float:
+    """The median over the rounds."""
+    return statistics.median(turn[row] for turn in run["seconds"][name])
 
 
 def ratios(run: dict[str, Any], row: str, a: str, b: str) -> tuple[float, float, float]:
@@ -89,64 +112,107 @@ def ratios(run: dict[str, Any], row: str, a: str, b: str) -> tuple[float, float,
 
 def better_layout(run: dict[str, Any], row: str) -> str:
     """PyTorch's contestant with the smaller median."""
-    torch = [name for name in run["seconds"] if name.startswith("torch")]
-    return min(torch, key=lambda name: statistics.median(t[row] for t in run["seconds"][name]))
+    return min(
+        (n for n in run["seconds"] if n.startswith("torch")), key=lambda n: median(run, row, n)
+    )
 
 
-def cells(config: str, run: dict[str, Any]) -> list[str]:
+def findings(run: dict[str, Any]) -> dict[str, Any]:
+    """What the table says about a run: ratios with their quartiles, MiB, times slower."""
+    torch, naive = run["torch"], run["naive"]
+    own = [name for name in torch["seconds"] if not name.startswith("torch")]
+    fast = {
+        row: min(own, key=lambda n, row=row: median(torch, row, n)) for row in ("step", "sampling")
+    }
+    out = {
+        row: ratios(torch, row, fast[row], better_layout(torch, row))
+        for row in ("step", "sampling")
+    }
+    peak = torch["peak_mib"][run["ours"]], torch["peak_mib"][better_layout(torch, "step")]
+    slower = {name: ratios(naive, "step", name, run["ours"])[1] for name in NAIVE}
+    return out | slower | {"ms": 1e3 * median(torch, "step", run["ours"]), "mib": peak}
+
+
+def cells(run: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    torch, plain = run["torch"], run["im2col"]
-    out = [f"{config}, batch {torch['batch']}"]
-    for row in ("step", "sampling"):
-        low, middle, high = ratios(torch, row, OURS, better_layout(torch, row))
-        out.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-    ms = statistics.median(t["step"] for t in torch["seconds"][OURS]) * 1e3
-    peak, theirs = torch["peak_mib"], torch["peak_mib"][better_layout(torch, "step")]
-    out += [f"{ms:.0f}", f"{peak[OURS]:.0f}, {theirs:.0f}", f"{peak[OURS] / theirs:.2f}"]
-    out.append(f"{ratios(plain, 'step', 'im2col', OURS)[1]:.1f}")
-    return out
+    f = findings(run)
+    how = "one thread" if run["cores"] == 1 else run["ours"].partition(", ")[2] or "2 threads"
+    low, middle, high = f["step"]
+    low2, middle2, high2 = f["sampling"]
+    ours, theirs = f["mib"]
+    return [
+        f"{run['config']}, batch {run['torch']['batch']}", f"{run['cores']}: {how}",
+        f"{f['ms']:.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        f"{middle2:.2f} ({low2:.2f} to {high2:.2f})", f"{ours:.0f} / {theirs:.0f}",
+        f"{f['im2col']:.1f}", f"{f['autograd']:.1f}",
+    ]  # fmt: skip
 
 
-def summary(config: str, run: dict[str, Any]) -> str:
+def summary(run: dict[str, Any]) -> str:
     """One line while the benchmark goes on."""
-    name, step, sampling, ms, *_, plain = cells(config, run)
-    return f"{name}: step {step} ({ms} ms), sampling {sampling}, im2col {plain} times slower"
+    name, how, ms, step, sampling, _, im2col, autograd = cells(run)
+    return (
+        f"{name}, cores {how}: a step {ms} ms, by PyTorch's {step}, sampling {sampling}; "
+        f"im2col takes {im2col} times as long, autograd {autograd}"
+    )
+
+
+def judged(run: dict[str, Any]) -> list[str]:
+    """A row of the table of targets: each number, and whether it is what was aimed at."""
+    f, most = findings(run), TARGETS[run["config"]]
+    ours, theirs = f["mib"]
+    aims = [
+        (f["step"][1], most), (f["sampling"][1], most), (ours / theirs, MEMORY),
+        (-f["im2col"], -FASTER), (-f["autograd"], -FASTER),
+    ]  # fmt: skip
+    words = [
+        f"{abs(value):.2f}, {'at most' if aim > 0 else 'at least'} {abs(aim)}: "
+        f"{'met' if value <= aim else 'missed'}"
+        for value, aim in aims
+    ]
+    return [run["config"], str(run["cores"]), *words]
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def page(result: dict[str, Any]) -> str:
     """The page of results."""
-    runs = result["runs"]
-    first = next(iter(runs.values()))["torch"]
-    machine, versions = first["machine"], {}
-    for run in runs.values():
+    runs, versions = result["runs"], {}
+    for run in runs:
         versions |= run["torch"]["versions"]
-    head = [
-        "network", "training step", "sampling", "a step, ms", "peak MiB (minidiff, PyTorch)",
-        "ratio", "im2col over the whole batch, times slower",
-    ]  # fmt: skip
-    rows = [cells(config, run) for config, run in runs.items()]
-    block = ratios(result["block"], "step", "autograd, a block", "minidiff, a block")
-    loads = ", ".join(f"{run['torch']['machine']['load']:.1f}" for run in runs.values())
-    targets = ", ".join(f"{TARGETS[c]} for {c}" for c in runs)
+    machine = runs[0]["torch"]["machine"]
+    loads = ", ".join(f"{run['torch']['machine']['load']:.1f}" for run in runs)
     return "\n".join([
         "# Speed on a CPU",
         "",
-        "Times of minidiff divided by those of eager PyTorch, in the better of its two layouts: "
-        "below 1 minidiff is faster. Medians over rounds in turns, with quartiles.",
+        "Times of minidiff divided by those of eager PyTorch in the better of its two layouts: "
+        "below 1 minidiff is faster. Medians over rounds in turns, with quartiles. The last two "
+        "columns: how many times as long as minidiff the same step takes with im2col over the "
+        "whole batch in ordinary NumPy, and with HIPS autograd.",
         "",
-        f"{result['date']}; {machine['cpu']}, {result['threads']} threads for each on "
-        f"{machine['cores']} cores; {', '.join(f'{k} {v}' for k, v in versions.items())}; load of "
-        f"the machine at each row: {loads} (a benchmark alone makes it 1 to {result['threads']}).",
+        f"{result['date']}; {machine['cpu']}, {machine['cores']} cores; "
+        f"{', '.join(f'{k} {v}' for k, v in versions.items())}. Load of the machine after each "
+        f"row: {loads} (the benchmark alone makes it 1 to 2).",
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table(
+            ["network", "cores", "a step, ms", "training step", "sampling",
+             "peak MiB, minidiff / PyTorch", "im2col", "autograd"],
+            [cells(run) for run in runs],
+        ),
         "",
-        f"A residual block (64 images of 28 x 28, 32 channels), forward and backward, takes HIPS "
-        f"autograd {block[1]:.1f} times as long as minidiff ({block[0]:.1f} to {block[2]:.1f}).",
+        "On two cores minidiff is one process with two BLAS threads, or two processes under MPI "
+        "with one each (their memory is added up), whichever takes a step in less time; for "
+        "sampling likewise. All others have two threads.",
         "",
-        f"The aim is a training step and an evaluation of at most {targets}, memory at most "
-        f"{MEMORY} times PyTorch's, and im2col and autograd at least {FASTER} times slower.",
+        "What was aimed at:",
+        "",
+        *table(
+            ["network", "cores", "training step", "sampling", "memory", "im2col", "autograd"],
+            [judged(run) for run in runs],
+        ),
         "",
         "`python -m benchmarks.cpu` writes this page; what is measured and how, and more numbers: "
         "`benchmarks/README.md` and `cpu.json` beside this page.",

@@ -18,7 +18,9 @@ import math
 import multiprocessing
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from importlib import metadata
@@ -27,7 +29,7 @@ from typing import Any
 
 from benchmarks.contestants import MAKERS, OTHERS, PARTS
 
-OURS = "minidiff"
+OURS, IN_RANKS, RANKS = "minidiff", "minidiff, 2 ranks", 2
 ROWS = (*PARTS, "step", "sampling", "CPU of a step", "best step")
 WARM_UP, TOLERANCE = 5, 1e-3
 THREAD_VARIABLES = (
@@ -52,13 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=12, help="turns of each (default 12)")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a turn, about")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
-    parser.add_argument("--only", choices=MAKERS, action="append", help="measure only this one")
+    parser.add_argument(
+        "--only", choices=MAKERS | OTHERS, action="append", help="measure only this one"
+    )
     parser.add_argument("--profile", action="store_true", help="where minidiff's time goes, by op")
     args = parser.parse_args(arguments)
-    for variable in THREAD_VARIABLES:  # read when the libraries load, in the child processes
-        os.environ[variable] = str(args.threads)
     if args.profile:
-        # in a process of its own too, which starts with these variables
+        for variable in THREAD_VARIABLES:  # read when the libraries load, in the child process
+            os.environ[variable] = str(args.threads)
         return _join(_context().Process(target=_profile, args=(args.config, args.batch)))
     if importlib.util.find_spec("torch") is None and set(args.only or MAKERS) != {OURS}:
         print(
@@ -76,16 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(
     config: str, batch: int, threads: int, rounds: int, seconds: float,
-    only: list[str] | None = None, *, warm_up: int = WARM_UP, least: int = 3,
+    only: list[str] | None = None, *, warm_up: int = WARM_UP, least: int = 3, sampling: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the rounds; everything that is known about them, as JSON can hold it.
 
-    A turn has `least` steps or more.
+    A turn has `least` steps or more, and evaluations without recording if `sampling`.
     """
     from benchmarks.configs import CONFIGS, model
 
     players = {
-        name: Player(name, config, batch, threads, warm_up, least) for name in only or MAKERS
+        name: Player(name, config, batch, threads, warm_up, least, sampling)
+        for name in only or MAKERS
     }
     try:
         losses = {name: player.receive() for name, player in players.items()}
@@ -119,10 +123,18 @@ def measure(
 class Player:
     """A contestant in a process of its own, which works when asked and sleeps otherwise."""
 
-    def __init__(self, *args: Any) -> None:
-        self.name = args[0]
+    def __init__(self, name: str, config: str, batch: int, threads: int, *rest: Any) -> None:
+        self.name, processes = name, RANKS if name == IN_RANKS else 1
+        threads //= processes
+        for variable in THREAD_VARIABLES:  # read when the libraries load, in the child process
+            os.environ[variable] = str(threads)
+        if processes > 1:
+            self.pipe: Any = Launched(processes, [name, config, batch, threads, *rest])
+            self.process: Any = self.pipe.process
+            return
         self.pipe, other = multiprocessing.Pipe()
-        self.process = _context().Process(target=_serve, args=(other, *args), daemon=True)
+        args = (other, name, config, batch, threads, *rest)
+        self.process = _context().Process(target=serve, args=args, daemon=True)
         self.process.start()
         other.close()
 
@@ -138,9 +150,47 @@ class Player:
         return self.receive()
 
 
-def _serve(
-    pipe: Any, name: str, config: str, batch: int, threads: int, warm_up: int, least: int
-) -> None:
+class Launched:
+    """Processes under MPI, and the way to talk to the first of them: a line of JSON each."""
+
+    def __init__(self, processes: int, args: list[Any]) -> None:
+        own = shutil.which("mpiexec", path=Path(sys.executable).parent)
+        if (mpiexec := own or shutil.which("mpiexec")) is None:
+            raise SystemExit("there is no mpiexec: pip install -e '.[mpi]' brings one")
+        python = [sys.executable, "-m", "mpi4py", "-m", "benchmarks.in_ranks"]
+        self.process = subprocess.Popen(
+            [mpiexec, "-n", str(processes), *python, json.dumps(args)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def send(self, question: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+
+    def recv(self) -> Any:
+        assert self.process.stdout is not None
+        if not (line := self.process.stdout.readline()):
+            raise EOFError
+        return json.loads(line)
+
+
+class Alone:
+    """What `serve` wants to know of the other processes of its contestant: there are none."""
+
+    @staticmethod
+    def broadcast(value: Any) -> Any:
+        return value
+
+    @staticmethod
+    def gather(value: Any) -> list[Any]:
+        return [value]
+
+
+def serve(
+    pipe: Any, name: str, config: str, batch: int, threads: int, warm_up: int, least: int,
+    sampling: bool, ranks: Any = Alone,
+) -> None:  # fmt: skip
     """The child's life: the losses of the warm-up, then a turn for each question in seconds."""
     from benchmarks.configs import CONFIGS, batches
 
@@ -154,35 +204,43 @@ def _serve(
     pipe.send([player.step(data[i % len(data)])[0] for i in range(warm_up)])
     try:
         while (seconds := pipe.recv()) is not None:
-            pipe.send(_turn(player, data, seconds, least))
+            pipe.send(_turn(player, data, seconds, least, sampling, ranks))
         peak = _peak_mib()
-        about = {"peak_mib": peak, "grown_mib": peak - before, "versions": _versions(name)}
+        about = {
+            "peak_mib": sum(ranks.gather(peak)),
+            "grown_mib": sum(ranks.gather(peak - before)),
+            "versions": _versions(name),
+        }
         pipe.send(about)
     except (EOFError, KeyboardInterrupt):
         pass
 
 
-def _turn(player: Any, data: list[Any], seconds: float, least: int) -> dict[str, float]:
+def _turn(
+    player: Any, data: list[Any], seconds: float, least: int, sampling: bool, ranks: Any
+) -> dict[str, float]:
     """Times of a step and its parts over about `seconds`; the first call wakes the threads."""
     steps: list[list[float]] = []
     samples: list[float] = []
     cpu_times: list[float] = []
-    player.sample(data[0])
+    if sampling:
+        player.sample(data[0])
     end, i = time.perf_counter() + 0.75 * seconds, 0
-    while time.perf_counter() < end or len(steps) < least:
+    while ranks.broadcast(time.perf_counter() < end or len(steps) < least):
         cpu = time.process_time()
         _, parts = player.step(data[i % len(data)])
         cpu_times.append(time.process_time() - cpu)
         steps.append([*parts, sum(parts)])
         i += 1
     end = time.perf_counter() + 0.25 * seconds
-    while time.perf_counter() < end or len(samples) < least:
+    while sampling and ranks.broadcast(time.perf_counter() < end or len(samples) < least):
         start = time.perf_counter()
         player.sample(data[i % len(data)])
         samples.append(time.perf_counter() - start)
         i += 1
-    medians = [statistics.median(c) for c in (*zip(*steps, strict=True), samples, cpu_times)]
-    return dict(zip(ROWS, (*medians, min(s[-1] for s in steps)), strict=True))
+    medians = [statistics.median(c or [math.nan]) for c in (*zip(*steps, strict=True), samples)]
+    cpu = sum(ranks.gather(statistics.median(cpu_times)))
+    return dict(zip(ROWS, (*medians, cpu, min(s[-1] for s in steps)), strict=True))
 
 
 def report(result: dict[str, Any]) -> str:
@@ -191,7 +249,7 @@ def report(result: dict[str, Any]) -> str:
     medians = {n: {r: statistics.median(t[r] for t in ts) for r in ROWS} for n, ts in turns.items()}
     for n, ts in turns.items():
         medians[n]["best step"] = min(t["best step"] for t in ts)
-    others = [n for n in turns if n != OURS]
+    others = [n for n in turns if n.startswith("torch")]
     lines = [
         f"{result['config']}: {result['parameters']:,} parameters, batch {result['batch']}, "
         f"{result['threads']} threads, {len(next(iter(turns.values())))} rounds",
