@@ -15,7 +15,7 @@ from minidiff.backend.kernels.cupy import conv
 from tests import double
 from tests.gpu import emulator
 from tests.kernels.agreement import assert_agrees
-from tests.kernels.cases import CASES, FLAT
+from tests.kernels.cases import CASES, FLAT, SUMS
 from tests.strategies import examples, lay_out, layouts
 
 FAST = kernels.public(fast)
@@ -46,7 +46,8 @@ def test_kernel_agrees_with_its_definition(emulated, name, dtype, data):
         return lay_out(a, "contiguous" if name in FLAT else data.draw(layouts))
 
     with mock.patch.object(emulator, "order", order):
-        assert_agrees(on_the_double(FAST[name]), DEFINITIONS[name], args, dtype, any_layout)
+        kernel, sums = on_the_double(FAST[name]), SUMS.get(name, ())
+        assert_agrees(kernel, DEFINITIONS[name], args, dtype, any_layout, sums)
 
 
 @pytest.mark.gpu
@@ -70,7 +71,7 @@ def test_kernel_agrees_with_its_definition_on_a_gpu(name, dtype, data):
             return tuple(a if a is None else a.get() for a in returned)
         return returned if returned is None else returned.get()
 
-    assert_agrees(call, DEFINITIONS[name], args, dtype)
+    assert_agrees(call, DEFINITIONS[name], args, dtype, sums=SUMS.get(name, ()))
 
 
 SHAPES = [  # (shape of x, channels out): several tiles in each direction, and ends inside of them

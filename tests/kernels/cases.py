@@ -132,5 +132,10 @@ CASES = {
 }
 CASES = {name: strategy.map(Arguments) for name, strategy in CASES.items()}
 
+SUMS = {"group_norm_silu_grad": ((3, 0),)}
+"""(i, j) where result i is a sum of result j and may cancel: x_bar is 0 in the mean over a group,
+so shift_bar is nothing but rounding where a group is one channel.
+"""
+
 FLAT = {"adam", "clip_norm", "moving_average"}
 """Kernels of the model's flat vectors, which are always contiguous."""

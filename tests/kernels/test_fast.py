@@ -12,7 +12,7 @@ from minidiff.backend.kernels import numpy as fast
 from minidiff.backend.kernels import reference
 from minidiff.backend.kernels.numpy import memory
 from tests.kernels.agreement import assert_agrees
-from tests.kernels.cases import CASES, FLAT, fused_normalizations
+from tests.kernels.cases import CASES, FLAT, SUMS, fused_normalizations
 from tests.strategies import examples, lay_out, layouts
 
 FAST = kernels.public(fast)
@@ -65,7 +65,7 @@ def test_fast_kernel_agrees_with_its_definition(name, dtype, data):
 
     poison_scratch()
     with mock.patch.object(memory, "SCRATCH", scratch):
-        assert_agrees(fast, definition, args, dtype, any_layout)
+        assert_agrees(fast, definition, args, dtype, any_layout, SUMS.get(name, ()))
 
 
 def poison_scratch():
@@ -87,6 +87,7 @@ def test_group_norm_and_silu_over_several_blocks(shape, per_sample):
             PIECES["group_norm_silu_grad"][1],
             (x, gamma, beta, shift, g, 4, 1e-5),
             dtype,
+            sums=SUMS["group_norm_silu_grad"],
         )
 
 
@@ -99,6 +100,23 @@ def test_group_norm_and_silu_where_it_is_zero_and_where_it_overflows():
         np.testing.assert_array_equal(y, beta * (beta > 0) + 0 * x)
         dbeta = fast.group_norm_silu_grad(np, x, x, y, m, r, zero, beta, None)[2]
         np.testing.assert_allclose(dbeta, slope * x.sum(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@both_dtypes
+@pytest.mark.parametrize(
+    ("u", "slope"),
+    # numbers so small that y = u / 2 keeps few bits, and some next to which 1 is lost
+    [("smallest", 0.5), ("tiny", 0.5), (-1e-30, 0.5), (1e9, 1.0), (1e30, 1.0), (-1e30, 0.0)],
+)
+def test_slope_of_silu_after_group_norm_at_extremes(u, slope, dtype):
+    info = np.finfo(dtype)
+    u = {"smallest": 3 * info.smallest_subnormal, "tiny": info.tiny / 3}.get(u, u)
+    x = np.random.default_rng(0).standard_normal((1, 4, 4, 4)).astype(dtype)
+    zero, beta = np.zeros(4, dtype), np.full(4, u, dtype)
+    y, m, r = fast.group_norm_silu(np, x, zero, beta, None, 2, 1e-5)
+    g = np.ones_like(x)
+    dbeta = fast.group_norm_silu_grad(np, g, x, y, m, r, zero, beta, None)[2]
+    np.testing.assert_allclose(dbeta, 16 * slope, rtol=1e-6)
 
 
 @both_dtypes
@@ -217,6 +235,11 @@ def _moments_not_kept(f, p, g, m, v, *options):
     f(np, p, g, m.copy(), v.copy(), *options)
 
 
+def _a_sum_that_cancels_off_by_a_percent(f, *args):
+    dx, dgamma, dbeta, dshift = f(np, *args)
+    return dx, dgamma, dbeta, dshift + np.asarray(0.01, dx.dtype) * np.abs(dx).max()
+
+
 def _unbiased_variance(f, x, gamma, beta, groups, eps):
     y, m, r = f(np, x, gamma, beta, groups, eps)
     n = x[0].size // groups
@@ -227,6 +250,7 @@ def _unbiased_variance(f, x, gamma, beta, groups, eps):
 _rng = np.random.default_rng(0)
 _x, _w = _rng.standard_normal((2, 6, 5, 4)), _rng.standard_normal((3, 3, 4, 4))
 _g, _pads = _rng.standard_normal((2, 6, 5, 4)), ((2, 0), (1, 1))
+_norm = (_x, *_rng.standard_normal((3, 4)))
 _adam = (*_rng.random((4, 9)), 3, 0.1, 0.9, 0.999, 0.1)
 
 WRONG = {
@@ -258,6 +282,11 @@ WRONG = {
         _unbiased_variance,
         (_x, np.ones(4), np.ones(4), 2, 1e-5),
     ),
+    "a sum that cancels, off by a percent": (
+        "group_norm_silu_grad",
+        _a_sum_that_cancels_off_by_a_percent,
+        (_g, _x, *reference.group_norm_silu(np, *_norm, 4, 1e-5), *_norm[1:]),
+    ),
     "a result left out": (
         "group_norm",
         lambda f, *args: f(np, *args)[:2],
@@ -278,6 +307,7 @@ WRONG = {
 def test_wrong_kernel_is_rejected(mistake):
     dtype = np.float32
     name, change, args = WRONG[mistake]
-    assert_agrees(DEFINITIONS[name], DEFINITIONS[name], args, dtype)
+    definition, sums = DEFINITIONS[name], SUMS.get(name, ())
+    assert_agrees(definition, definition, args, dtype, sums=sums)
     with pytest.raises(AssertionError):
-        assert_agrees(lambda xp, *a: change(DEFINITIONS[name], *a), DEFINITIONS[name], args, dtype)
+        assert_agrees(lambda xp, *a: change(definition, *a), definition, args, dtype, sums=sums)

@@ -32,10 +32,8 @@ class _Groups:
         self.n, self.c, self.groups, self.dtype = len(x), x.shape[-1], groups, x.dtype
         self.positions = math.prod(x.shape[1:-1])
         self.width = self.c // groups
-        divisors = (k for k in range(1, self.positions + 1) if self.positions % k == 0)
-        self.k = max(
-            (k for k in divisors if k * self.c <= _ROW and 4 * k <= self.positions), default=1
-        )
+        most = min(_ROW // max(1, self.c), self.positions // 4)
+        self.k = max((k for k in range(1, most + 1) if self.positions % k == 0), default=1)
         rows, image = self.positions // self.k, self.positions * self.c * x.itemsize
         self.ones = np.ones((1, rows), x.dtype)
         self.ones_k, self.ones_width = np.ones((1, self.k), x.dtype), np.ones(self.width, x.dtype)
@@ -186,7 +184,7 @@ def group_norm_silu_grad(
     xp: object, g: Array, x: Array, y: Array, m: Array, r: Array, gamma: Array, beta: Array,
     shift: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:  # fmt: skip
-    """u anew, s = y / u, u_bar = g (y + s (1 - y)), and on as in group_norm_grad."""
+    """u anew, s = y / u, u_bar = g (s + y (1 - s)), and on as in group_norm_grad."""
     view = _Groups(x, r.shape[1])
     gz, z, yz, m, r = view.rows(g), view.rows(x), view.rows(y), m[..., None], r[..., None]
     dx, dgamma, dbeta = np.empty_like(gz), np.zeros_like(gamma), np.zeros_like(beta)
@@ -203,10 +201,10 @@ def group_norm_silu_grad(
             d, yp = db[part], yb[part]
             u = np.multiply(zb[part], a[part[0]], out=view.scratch(d))
             u += b[part[0]]
-            s = _ratio(yp, u)
-            np.subtract(1, yp, out=d)
-            d *= s
-            d += yp
+            s = _ratio(yp, u, d)
+            np.subtract(1, s, out=d)
+            d *= yp
+            d += s
             d *= gb[part]
         sums = view.backward(db, zb, parts, centre, r[block], gb_)
         _share(dgamma, block, sums[0])
@@ -216,12 +214,15 @@ def group_norm_silu_grad(
     return dx.reshape(x.shape), dgamma, dbeta, dshift
 
 
-def _ratio(y: Array, u: Array) -> Array:
-    """The sigmoid s = y / u in place of u; it is 1/2 where u is 0."""
-    zero = u == 0
-    if zero.any():
-        np.copyto(u, 1, where=zero)
+def _ratio(y: Array, u: Array, t: Array) -> Array:
+    """The sigmoid s = y / u in place of u, with t to work in.
+
+    It is 1/2 where u is 0, or so near to it that y has lost digits.
+    """
+    small = np.abs(u, out=t) < np.finfo(u.dtype).tiny
+    if small.any():
+        np.copyto(u, 1, where=small)
         np.divide(y, u, out=u)
-        np.copyto(u, 0.5, where=zero)
+        np.copyto(u, 0.5, where=small)
         return u
     return np.divide(y, u, out=u)
