@@ -6,14 +6,18 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minidiff import ops
 from minidiff.backend.kernels.numpy import memory
+from minidiff.data import load
 from minidiff.optim import EMA, Adam, clip_grad_norm
+from minidiff.training import Trainer
 from minidiff.unet import UNet, UNetConfig
+from tests.training.tiny import tiny_without_file
 
 
 def test_scratch_is_kept_aligned_and_of_any_shape():
@@ -63,6 +67,21 @@ def test_memory_does_not_grow_over_many_steps():
         assert grown < 30 * 1000  # one activation of this network that is kept has 8 or 16 kB
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux alone tells it there")
+def test_memory_of_the_process_does_not_grow_over_a_thousand_steps_of_a_trainer():
+    trainer = Trainer(tiny_without_file(), load("digits"))
+
+    def resident_after(steps):
+        for _ in range(steps):
+            trainer.train_step()
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    warm = resident_after(100)
+    grown = resident_after(900) - warm
+    assert grown < 900 * 2048  # one activation of this network that is kept has 8 kB
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc alone is set up")
