@@ -172,6 +172,36 @@ def test_convolution_over_several_blocks(shape, stride, dtype):
 
 
 @both_dtypes
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("channels", [(4, 6), (16, 1), (1, 16)])
+@pytest.mark.parametrize("shape", [(0, 5, 5), (2, 1, 1)])
+def test_convolution_of_no_image_and_of_one_pixel(shape, channels, size, dtype):
+    rng, (c, o), pads = np.random.default_rng(0), channels, ((size // 2, size // 2),) * 2
+    x, w, b = (rng.standard_normal(s) for s in ((*shape, c), (size, size, c, o), o))
+    g = rng.standard_normal((*shape, o))
+    for name, args in (
+        ("conv2d", (x, w, 1, pads, b)),
+        ("conv2d_dx", (g, w, x.shape, 1, pads)),
+        ("conv2d_dw", (x, g, w.shape, 1, pads)),
+    ):
+        assert_agrees(KERNELS[name], DEFINITIONS[name], args, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float16])
+def test_convolution_of_other_numbers_loses_no_more_than_its_definition(dtype):
+    """Of integers it is exact, and float16 holds these sums of small integers."""
+    rng, pads = np.random.default_rng(0), ((1, 1), (1, 1))
+    x, g = rng.integers(-1, 2, (2, 8, 8, 8, 64)).astype(dtype)
+    w = rng.integers(-1, 2, (3, 3, 64, 64)).astype(dtype)
+    for name, args in (
+        ("conv2d", (x, w, 1, pads)),
+        ("conv2d_dx", (g, w, x.shape, 1, pads)),
+        ("conv2d_dw", (x, g, w.shape, 1, pads)),
+    ):
+        np.testing.assert_array_equal(KERNELS[name](np, *args), DEFINITIONS[name](np, *args))
+
+
+@both_dtypes
 @pytest.mark.parametrize("n", [100_000, 1_000_003])
 def test_silu_over_several_blocks(n, dtype):
     x, g = np.random.default_rng(0).standard_normal((2, n)) * 3

@@ -20,9 +20,7 @@ def _windows(xp: Any, x: Array, size: tuple[int, int], stride: int, pads: Pads) 
     return view[:, ::stride, ::stride]
 
 
-def conv2d(
-    xp: Any, x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None
-) -> Array:
+def conv2d(xp: Any, x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None) -> Array:
     """y[n,i,j,o] = b[o] + sum_{k,l,c} xpad[n, s i + k, s j + l, c] w[k,l,c,o]."""
     y = xp.tensordot(_windows(xp, x, w.shape[:2], stride, pads), w, axes=((4, 5, 3), (0, 1, 2)))
     return y if b is None else y + b

@@ -22,6 +22,7 @@ from minidiff.backend.kernels.reference import Array, Pads
 
 FEW = 8
 """Scatter where there are this many times fewer channels out than in."""
+_DIGITS_ENOUGH = [{np.dtype(np.float32)}, {np.dtype(np.float64)}]
 
 
 def _winograd_pays(
@@ -36,8 +37,9 @@ def _winograd_pays(
 
     Both costs are counted in multiplications of a large matrix product. What the copies and the
     transforms cost beside them was measured, for each channel of a tile and number of the kernel.
+    The transforms lose digits, of which float16 has none to lose, and are not made of integers.
     """
-    if (*size, stride) != (winograd.R, winograd.R, 1) or len(dtypes) > 1:
+    if (*size, stride) != (winograd.R, winograd.R, 1) or dtypes not in _DIGITS_ENOUGH:
         return False
     n, rows, columns = places
     tiles = n * -(-rows // winograd.M) * -(-columns // winograd.M)
@@ -129,7 +131,7 @@ def _scatter(g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pa
 def _add(y: Array, b: Array | None) -> None:
     """y += b, by rows of images: NumPy is slow on runs as short as O numbers."""
     if b is not None:
-        rows = y.reshape(*y.shape[:2], -1)
+        rows = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3])
         rows += np.tile(b, y.shape[2])
 
 
