@@ -344,6 +344,7 @@ LAYERS = {
     "Linear": lambda: (nn.Linear(3, 4, rng=rng()), normal(2, 5, 3)),
     "Conv2d": lambda: (nn.Conv2d(3, 4, rng=rng(), stride=2), normal(2, 6, 6, 3)),
     "GroupNorm": lambda: (nn.GroupNorm(6, 3), normal(2, 4, 4, 6)),
+    "GroupNormSilu": lambda: (nn.GroupNormSilu(6, 3), normal(2, 4, 4, 6)),
     "LayerNorm": lambda: (nn.LayerNorm(5), normal(2, 3, 5)),
     "SelfAttention": lambda: (nn.SelfAttention(6, 2, groups=3, rng=rng()), normal(2, 3, 3, 6)),
     "CrossAttention": lambda: (
