@@ -39,8 +39,8 @@ lint: $(VENV)/.has-lint  ## check style (ruff) and types (mypy)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-bench: $(VENV)/.has-parity  ## time a training step beside PyTorch's
-	$(PY) -m benchmarks.train_step $(ARGS)
+bench: $(VENV)/.has-parity  ## time training and sampling beside PyTorch's (ten minutes, an idle machine)
+	$(PY) -m benchmarks.cpu $(ARGS)
 
 cuda: $(VENV)/.has-cuda-check  ## compile the CUDA sources and run them on the processor (no GPU needed)
 	$(PY) -m pytest -p no:nbval $(ARGS) tests/gpu
