@@ -201,6 +201,8 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule
     at `beta_max`, and abar_T is what the clipped beta gives (2.4e-9 at T = 1000). The offset `s`
     keeps beta_1 from vanishing.
     """
+    if not s >= 0:
+        raise InputError(f"cosine needs s >= 0, got {s}")
     t = np.arange(check_steps(T) + 1)
     f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2  # eq. (3.13)
     return _named(_clipped(f, beta_max))
@@ -281,6 +283,8 @@ def karras_sigmas(
         raise InputError(f"0 < sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}")
     if not check_number("rho", rho) > 0:
         raise InputError(f"rho must be > 0, got {rho}")
+    if max(abs(math.log(sigma_min)), abs(math.log(sigma_max))) > 700 * rho:
+        raise InputError(f"rho = {rho} is too small for these levels: sigma^(1/rho) is no number")
     roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), check_steps(steps, "steps"))
     levels = np.append(roots**rho, 0.0)
     levels[0] = sigma_max  # not a rounding above it, which a schedule might not reach
