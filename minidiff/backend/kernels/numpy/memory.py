@@ -51,7 +51,9 @@ def keep_freed_memory() -> bool:
 
     As it starts, glibc gives large arrays back to the system when they are freed and fetches them
     anew, page by page and zeroed, for the next step: that costs more than the arithmetic on them.
-    Other C libraries, and a glibc that the user has set up by its own variables, stay as they are.
+    This holds for the whole process from the first operation on. Other C libraries, and a glibc
+    that the user has set up by its own variables, stay as they are: MALLOC_TRIM_THRESHOLD_=131072
+    in the environment, which is glibc's own beginning, turns it off.
     """
     own = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
     try:
