@@ -7,6 +7,7 @@ Nothing of the size of the batch is made but the results.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -25,21 +26,21 @@ class _Groups:
 
     NumPy pays for each inner loop that it starts, and C numbers are few: a row of k positions,
     k C numbers, starts k times fewer. What is for each channel has the shape (n, G, C / G) here,
-    for each group (n, G, 1), and n is 1 for what all samples share.
+    for each group (n, G, 1), and n is 1 for what all samples share. It depends on shapes alone.
     """
 
-    def __init__(self, x: Array, groups: int) -> None:
-        self.n, self.c, self.groups, self.dtype = len(x), x.shape[-1], groups, x.dtype
-        self.positions = math.prod(x.shape[1:-1])
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, groups: int, room: int) -> None:
+        self.n, self.c, self.groups, self.dtype = shape[0], shape[-1], groups, dtype
+        self.positions = math.prod(shape[1:-1])
         self.width = self.c // groups
         most = min(_ROW // max(1, self.c), self.positions // 4)
         self.k = max((k for k in range(1, most + 1) if self.positions % k == 0), default=1)
-        rows, image = self.positions // self.k, self.positions * self.c * x.itemsize
-        self.ones = np.ones((1, rows), x.dtype)
-        self.ones_k, self.ones_width = np.ones((1, self.k), x.dtype), np.ones(self.width, x.dtype)
-        self.blocks = memory.blocks(self.n, image)
-        self.some_images = memory.blocks(self.n, _CHAIN * image)
-        self.some_rows = memory.blocks(rows, _CHAIN * image // max(1, rows))
+        rows, image = self.positions // self.k, self.positions * self.c * dtype.itemsize
+        self.ones = np.ones((1, rows), dtype)
+        self.ones_k, self.ones_width = np.ones((1, self.k), dtype), np.ones(self.width, dtype)
+        self.blocks = memory.blocks(self.n, image, room)
+        self.some_images = memory.blocks(self.n, _CHAIN * image, room)
+        self.some_rows = memory.blocks(rows, _CHAIN * image // max(1, rows), room)
 
     def rows(self, x: Array) -> Array:
         """(N, ..., C) as (N, positions / k, k C)."""
@@ -116,6 +117,16 @@ class _Groups:
         return sum_gx, sum_g
 
 
+@functools.lru_cache(maxsize=128)
+def _layout(shape: tuple[int, ...], dtype: np.dtype, groups: int, room: int) -> _Groups:
+    """The same for each call: for small images it takes as long as a pass over them."""
+    return _Groups(shape, dtype, groups, room)
+
+
+def _groups_of(x: Array, groups: int) -> _Groups:
+    return _layout(x.shape, x.dtype, groups, memory.SCRATCH)
+
+
 def _share(total: Array, block: slice, per_sample: Array) -> None:
     """Put the gradients of a block where they belong, or add them up if all samples share p."""
     if total.ndim == 2:
@@ -128,7 +139,7 @@ def _forward(
     x: Array, gamma: Array, beta: Array, shift: Array | None, groups: int, eps: float, silu: bool
 ) -> tuple[Array, Array, Array]:
     """y = a x + b with a and b for each sample and channel, or the silu of it."""
-    view = _Groups(x, groups)
+    view = _groups_of(x, groups)
     z = view.rows(x)
     y, (m, r) = np.empty_like(z), np.empty((2, len(x), groups, 1), x.dtype)
     sign = -1 if silu else 1
@@ -167,7 +178,7 @@ def group_norm_grad(
     xp: object, g: Array, x: Array, m: Array, r: Array, gamma: Array
 ) -> tuple[Array, Array, Array]:
     """Two passes, one for the sums."""
-    view = _Groups(x, r.shape[1])
+    view = _groups_of(x, r.shape[1])
     gz, z, m, r = view.rows(g), view.rows(x), m[..., None], r[..., None]
     dx, dgamma, dbeta = np.empty_like(gz), np.zeros_like(gamma), np.zeros_like(gamma)
     for block in view.blocks:
@@ -185,7 +196,7 @@ def group_norm_silu_grad(
     shift: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:  # fmt: skip
     """u anew, s = y / u, u_bar = g (s + y (1 - s)), and on as in group_norm_grad."""
-    view = _Groups(x, r.shape[1])
+    view = _groups_of(x, r.shape[1])
     gz, z, yz, m, r = view.rows(g), view.rows(x), view.rows(y), m[..., None], r[..., None]
     dx, dgamma, dbeta = np.empty_like(gz), np.zeros_like(gamma), np.zeros_like(beta)
     dshift = None if shift is None else np.zeros_like(shift)
