@@ -43,9 +43,9 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "digits8": Plan(64, 10, 0.5, 5, 3, 4),
-    "mnist-small": Plan(64, 5, 1.0, 2, 2, 2),
-    "cifar-ddpm": Plan(8, 3, 1.0, 1, 1, 1),
+    "digits8": Plan(64, 8, 0.5, 5, 3, 4),
+    "mnist-small": Plan(64, 6, 1.0, 2, 1, 2),
+    "cifar-ddpm": Plan(8, 2, 1.0, 1, 1, 1),
 }
 
 
