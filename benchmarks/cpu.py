@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 PLANS = {
     "digits8": Plan(64, 8, 0.5, 5, 3, 4),
-    "mnist-small": Plan(64, 5, 1.0, 2, 1, 1),
+    "mnist-small": Plan(64, 4, 1.0, 2, 1, 2),
     "cifar-ddpm": Plan(8, 2, 1.0, 1, 1, 1),
 }
 
