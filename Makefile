@@ -45,8 +45,8 @@ bench: $(VENV)/.has-parity  ## time training and sampling beside PyTorch's (ten 
 cuda: $(VENV)/.has-cuda-check  ## compile the CUDA sources and run them on the processor (no GPU needed)
 	$(PY) -m pytest -p no:nbval $(ARGS) tests/gpu
 
-chapters: $(VENV)/.has-chapters  ## open the chapters in JupyterLab
-	$(VENV)/bin/jupyter lab --notebook-dir=chapters $(ARGS)
+chapters: $(VENV)/.has-chapters  ## open the chapters in JupyterLab, at the preface
+	$(VENV)/bin/jupyter lab --notebook-dir=chapters chapters/00_how_to_check.ipynb $(ARGS)
 
 # -W: a warning is an error. The chapters are executed, two at a time.
 docs: $(VENV)/.has-docs  ## build the site: chapters with figures, guides, API reference

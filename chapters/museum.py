@@ -91,12 +91,12 @@ def origin(mutant: Mutant) -> str:
     return mutant.origin.rstrip(".")
 
 
-def exhibit(mutant: Mutant, noticed: dict[str, list[str] | None]) -> str:
+def exhibit(mutant: Mutant, noticed: dict[str, str | None]) -> str:
     """One mistake in words and lines."""
     names = (name.rpartition("::")[2].partition("[")[0] for name in mutant.killed_by)
     tests = ", ".join(f"`{name}`" for name in names)
     where = noticed.get(mutant.id)
-    chapter = f" Chapter {int(where[0][:2])} notices it." if where else ""
+    chapter = f" Chapter {int(where[:2])} notices it." if where else ""
     return f"""\
 **{mutant.id}**: the code {mutant.name}. *Origin: {origin(mutant)}.*
 

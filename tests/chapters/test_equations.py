@@ -81,8 +81,9 @@ def test_each_equation_says_how_it_is_checked_and_the_cells_do_so(path):
 
 @notebooks
 def test_the_text_refers_to_equations_that_exist(path):
-    known, chapter = set(equations(path)), equations(path)[0].split(".")[0]
-    helpers = [build.CHAPTERS / f / f"ch{int(chapter):02d}.py" for f in ("exercises", "solutions")]
+    known, number = set(equations(path)), path.name.split("_")[0]
+    chapter = number.lstrip("0") or "0"
+    helpers = [build.CHAPTERS / f / f"ch{number}.py" for f in ("exercises", "solutions")]
     texts = cells(path, "markdown") + cells(path, "code")
     texts += [helper.read_text(encoding="utf-8") for helper in helpers if helper.exists()]
     mentioned = {eq for text in texts for eq in re.findall(rf"(?<!\w)\(({chapter}\.\d+)\)", text)}

@@ -143,7 +143,7 @@ def main() -> int:
     missed = [i for i, where in found.items() if where is None]
     print(f"{len(found) - len(missed)} of {len(found)} mutants are noticed by a chapter")
     known = json.loads(FOUND.read_text()) if args.ids else {}
-    known |= found
+    known |= {i: where and where[0] for i, where in found.items()}
     ordered = {m.id: known[m.id] for m in of_diffusion() if m.id in known}
     FOUND.write_text(json.dumps(ordered, indent=1) + "\n")
     return bool(missed)
