@@ -50,16 +50,16 @@ good? Make the mistakes in your own code, one by one, and count how many your te
 In the exchanged lines t is the noisier time and s the cleaner one; `-` is right, `+` is wrong."""
 
 FIGURE = """\
-The samplers first. Data from $\\mathcal N(0,1)$ have a perfect noise predictor that is known in
-closed form, and it is linear, so the variance of what a sampler generates can be computed
-without drawing a single sample (chapter 9). With no mistake it is close to 1. How far off is it
-with one?"""
+The samplers first. Gaussian data have a perfect noise predictor that is known in closed form, and
+it is linear, so the variance of what a sampler generates can be computed without drawing a single
+sample (chapter 9). Which mistakes show on data from $\\mathcal N(0,1)$, and which on data that are
+a single point, of variance $10^{-8}$?"""
 
 CAPTION = """\
-*The figure to remember. Blue: what the right sampler generates in as many steps; orange: with
-the mistake. Half of the mistakes can hardly be seen on this data set. On a single point instead
-(data of variance $10^{-8}$) some of these leave a noise that is ten thousand times larger than
-the data. Test a sampler on more than one kind of data.*"""
+*The figure to remember. Blue: what the right sampler generates in as many steps; orange: with the
+mistake. On the left most of the mistakes can hardly be seen. On the right four of them leave a
+noise of variance $10^{-4}$, ten thousand times that of the data; but the minus sign, which is
+plain on the left, has vanished. Test a sampler on more than one kind of data.*"""
 
 ERRATA_ABOVE = """\
 ## Errata of the five texts

@@ -61,9 +61,16 @@ def owed() -> list[str]:
     return [row for row, due in rows if due and row not in done]
 
 
-def slug(heading: str) -> str:
-    """The anchor of a heading on the site."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+def shown(row: str) -> str:
+    """The name of a row with a hyphen at which no line breaks."""
+    return row.replace("-", "\u2011")
+
+
+def anchor(heading: str) -> str:
+    """The link within a page to a heading; what it is for one with a formula cannot be told."""
+    if "$" in heading:
+        return ""
+    return "#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 ABOVE = """\
@@ -92,10 +99,10 @@ def page() -> str:
             continue
         places = []
         for cell in done[row]:
-            place = f"[{cell.chapter}, {cell.id}](../../chapters/{cell.file}#{slug(cell.section)})"
+            place = f"[{cell.chapter}, {cell.id}](../../chapters/{cell.file}{anchor(cell.section)})"
             places.append(place)
         text = statement["text"].replace("|", "\\|")
-        lines.append(f"| {row} | `{text}` | {'; '.join(places)} |")
+        lines.append(f"| {shown(row)} | `{text}` | {'; '.join(places)} |")
     later = [row for row in statements() if row not in done]
     lines.append(BELOW.format(number=len(later), rows=", ".join(later)))
     return "\n".join(lines)

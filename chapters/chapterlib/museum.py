@@ -8,7 +8,7 @@ import numpy as np
 
 from chapterlib.figures import BLUE, GREY, ORANGE, plt
 from minidiff.errors import PriorWarning
-from tests.diffusion.test_exact import UNIT, generated, package
+from tests.diffusion.test_exact import POINT, UNIT, generated, package
 from tests.mutants import collection
 from tests.mutants.checks import killer
 from tests.mutants.mutant import Mutant
@@ -47,18 +47,24 @@ def autopsy(hall: str) -> None:
 
 
 def what_samplers_generate() -> None:
-    """Draw the variance that each wrong sampler makes of data N(0, 1), which has variance 1."""
+    """Draw the variances that each wrong sampler makes: of data N(0, 1), and of a single point."""
     shown = [m for hall in ("ANCESTRAL", "DDIM") for m in mutants(hall) if m.generates]
-    _, ax = plt.subplots(figsize=(7.4, 0.36 * len(shown) + 0.9))
-    for row, mutant in enumerate(reversed(shown)):
-        known = mutant.generates
-        sampler = package(known.sampler, **known.options)
-        right = generated(sampler, UNIT)[1]
-        with mutant.applied():
-            wrong = generated(sampler, UNIT)[1]
-        ax.plot([right, wrong], [row, row], color=GREY, lw=1)
-        ax.plot(right, row, "o", color=BLUE, ms=6)
-        ax.plot(wrong, row, "x", color=ORANGE, ms=7, mew=2)
-    ax.set_yticks(np.arange(len(shown)), [m.id for m in reversed(shown)])
-    ax.set(xscale="log", xlabel="variance of what is generated (the data have 1)")
-    ax.set_xticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+    _, axes = plt.subplots(
+        1, 2, figsize=(7.6, 0.34 * len(shown) + 1.1), sharey=True, layout="constrained"
+    )
+    for ax, data, title in zip(axes, (UNIT, POINT), ("variance 1", "a single point"), strict=True):
+        for row, mutant in enumerate(reversed(shown)):
+            known = mutant.generates
+            sampler = package(known.sampler, **known.options)
+            right = max(generated(sampler, data)[1], TINY)
+            with mutant.applied():
+                wrong = max(generated(sampler, data)[1], TINY)
+            ax.plot([right, wrong], [row, row], color=GREY, lw=1)
+            ax.plot(right, row, "o", color=BLUE, ms=6)
+            ax.plot(wrong, row, "x", color=ORANGE, ms=7, mew=2)
+        ax.set(xscale="log", xlabel="variance generated", title=f"data: {title}")
+    axes[0].set_yticks(np.arange(len(shown)), [m.id for m in reversed(shown)])
+
+
+TINY = 1e-16
+"""Variances below are drawn here: next to the point's own 1e-8 they are none."""
