@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,12 +101,13 @@ def checked_indices(xp: Any, name: str, indices: Any, count: int) -> Array:
 
 @op
 def embedding(xp: Any, table: Array, indices: Any) -> Result:
-    """y = table[indices], rows of a (K, D) table;  table_bar[k] = sum of g where the index is k."""
+    """y = table[indices], rows of a (K, ...) table;  table_bar[k] = sum of g where the index is k."""
     rows = checked_indices(xp, "embedding", indices, table.shape[0])
 
     def vjp(g: Array) -> tuple[Array, None]:
         # as a product: add.at on a GPU adds in an order that differs from run to run
         chosen = xp.arange(table.shape[0])[:, None] == rows.reshape(-1)
-        return chosen.astype(g.dtype) @ g.reshape(-1, table.shape[1]), None
+        sums = chosen.astype(g.dtype) @ g.reshape(rows.size, math.prod(table.shape[1:]))
+        return sums.reshape(table.shape), None
 
     return table[rows], vjp

@@ -77,6 +77,17 @@ def test_look_up_is_a_product_with_unit_vectors(seed):
     np.testing.assert_allclose(got, expected, atol=1e-14)
 
 
+@pytest.mark.parametrize("row", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("places", [(5,), (2, 5), (0,)], ids=str)
+def test_rows_of_any_shape_are_looked_up_at_any_places(row, places):
+    rng = np.random.default_rng(0)
+    table, indices = rng.standard_normal((4, *row)), rng.integers(0, 4, places)
+    g, expected = rng.standard_normal((*places, *row)), np.zeros((4, *row))
+    np.add.at(expected, indices, g)
+    got = gradient(lambda t: ops.embedding(t, indices), table, g)
+    np.testing.assert_allclose(got, expected, atol=1e-14)
+
+
 @pytest.mark.parametrize("f", [ops.embedding, ops.cross_entropy], ids=["embedding", "labels"])
 @pytest.mark.parametrize(
     ("indices", "message"),
