@@ -101,7 +101,7 @@ def checked_indices(xp: Any, name: str, indices: Any, count: int) -> Array:
 
 @op
 def embedding(xp: Any, table: Array, indices: Any) -> Result:
-    """y = table[indices], rows of a (K, ...) table;  table_bar[k] = sum of g where the index is k."""
+    """y = table[indices], of a (K, ...) table;  table_bar[k] = sum of g where the index is k."""
     rows = checked_indices(xp, "embedding", indices, table.shape[0])
 
     def vjp(g: Array) -> tuple[Array, None]:
