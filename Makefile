@@ -28,7 +28,7 @@ demo: $(VENV)/.has-run  ## train on handwritten digits, then draw some (minutes,
 # longer than many of them.
 test: $(VENV)/.has-test  ## run all unit tests, then every chapter
 	$(PY) -m pytest -p no:nbval -n auto --no-loadscope-reorder $(ARGS) tests
-	$(PY) -m pytest --nbval $(ARGS) chapters
+	$(PY) -m pytest --nbval -n auto $(ARGS) chapters
 
 # Without PyTorch and diffusers these tests skip themselves, so their absence must be an error here.
 parity: $(VENV)/.has-parity  ## compare ops and network with PyTorch, samplers with diffusers
