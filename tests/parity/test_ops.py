@@ -327,6 +327,26 @@ def normalizations():
                 f"{x}, groups={groups}",
             ),
         )
+
+
+    def fused(x, w, b, shift, groups):
+        """In PyTorch: each channel's gamma, beta and shift for all samples, or for each its own."""
+        w, b, shift = (a if a.ndim == 2 else a[None] for a in (w, b, shift))
+        h = F.group_norm(nchw(x + shift[:, None, None]), groups, eps=1e-4)
+        return nhwc(F.silu(w[:, :, None, None] * h + b[:, :, None, None]))
+
+    # no group of one channel: there the shift has no effect, and its gradient is rounding alone
+    for x, groups in [((2, 5, 4, 6), 3), ((3, 4, 4, 8), 1), ((3, 4, 4, 8), 4)]:
+        for rows in ((x[-1],), (x[0], x[-1])):
+            yield (
+                "group_norm_silu",
+                Case(
+                    lambda *args, g=groups: ops.group_norm_silu(*args, groups=g, eps=1e-4),
+                    lambda *args, g=groups: fused(*args, g),
+                    (x, rows, rows, rows),
+                    f"{x}, groups={groups}, channels {rows}",
+                ),
+            )
     far = 30 + np.random.default_rng(5).standard_normal((2, 5, 4, 6))
     yield (
         "group_norm",
