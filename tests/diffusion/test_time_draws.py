@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -110,6 +110,7 @@ def filled(T, losses, **options):
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.floats(0.001, 1))
+@example([5e-324], 0.5)
 def test_times_by_loss_history_are_weighted_back_to_uniform(losses, floor):
     """Exactly: sum of p_t w_t f_t is the mean of f over 1..T."""
     T = len(losses)
@@ -126,7 +127,7 @@ def test_times_by_loss_history_are_weighted_back_to_uniform(losses, floor):
     assert_allclose((p[1:] * w * f).sum(), f.mean(), rtol=1e-9, atol=1e-12)
     scale = np.abs(np.array(losses)).sum()
     if scale > 0:  # the share that is not uniform goes with the losses
-        assert_allclose(p[1:] - floor / T, (1 - floor) * np.array(losses) / scale, atol=1e-12)
+        assert_allclose(p[1:] - floor / T, (1 - floor) * (np.array(losses) / scale), atol=1e-12)
 
 
 def test_draws_by_loss_history_are_unbiased_and_scatter_less():
