@@ -11,6 +11,8 @@ import sys
 from importlib.metadata import files
 from pathlib import Path
 
+from docutils import nodes
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "docs"))
@@ -113,6 +115,15 @@ def plain_text(app, what, name, obj, options, lines):
     lines[:] = shown
 
 
+def keep_tags(app, doctree):
+    """Sphinx puts a formula of several lines into a `split`, where a tag is not allowed."""
+    for node in doctree.findall(nodes.math_block):
+        text = node.astext()
+        if r"\tag" in text and r"\\" in text:
+            node["no-wrap"] = node["nowrap"] = True
+            node.children = [nodes.Text(rf"\[{text}\]")]
+
+
 def write_coverage(app):
     """The table of what is covered where, from the tags of the cells."""
     folder = ROOT / "docs" / "_generated"
@@ -135,6 +146,7 @@ def copy_mathjax(app, exception):
 def setup(app):
     """Called by Sphinx."""
     app.connect("config-inited", lambda app, config: write_coverage(app))
+    app.connect("doctree-read", keep_tags)
     app.connect("autodoc-process-docstring", plain_text, priority=100)  # before numpydoc
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
