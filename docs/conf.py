@@ -40,7 +40,6 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
 ]
-nitpicky = False
 suppress_warnings = ["myst.header"]
 
 # Chapters
