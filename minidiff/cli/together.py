@@ -26,10 +26,12 @@ def together(command: Callable[[], tuple[int, str]]) -> int:
     ----------
     command : returns an exit code, and what there is to say on standard error
     """
+    first = True
     try:
+        first = not launched_rank()
         ranks = world()
     except InputError as error:
-        if not launched_rank():
+        if first:
             print(f"minidiff: error: {error}", file=sys.stderr)
         return 2
     with ExitStack() as stack:

@@ -144,6 +144,7 @@ class MPI(Communicator):
     """The processes that an MPI launcher started, over mpi4py."""
 
     def __init__(self) -> None:
+        started = _told(_SIZES)
         try:
             from mpi4py import MPI as mpi
         except (ImportError, RuntimeError) as error:  # the latter: there is no MPI library
@@ -153,8 +154,7 @@ class MPI(Communicator):
             ) from error
         self._mpi, self._comm = mpi, mpi.COMM_WORLD
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
-        started = next((int(os.environ[name]) for name in _SIZES if name in os.environ), self.size)
-        if started != self.size:
+        if started not in (None, self.size):
             library = mpi.Get_library_version().split("\n")[0].strip("\0 ")
             raise InputError(
                 f"the launcher started {started} processes, but mpi4py ({library}) sees "
@@ -219,7 +219,20 @@ ALONE = Communicator()
 
 def launched_rank() -> int | None:
     """The rank that an MPI launcher gave this process; None if none started it."""
-    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), None)
+    return _told(_RANKS)
+
+
+def _told(names: tuple[str, ...]) -> int | None:
+    """The number in the first of these environment variables that is set; None if none is."""
+    for name in names:
+        if (value := os.environ.get(name)) is not None:
+            if not value.isdecimal():
+                raise InputError(
+                    f"{name}={value!r} in the environment must be a whole number >= 0, as MPI "
+                    "launchers write it; unset it, or start the processes by mpiexec"
+                )
+            return int(value)
+    return None
 
 
 @cache
@@ -229,6 +242,7 @@ def world() -> Communicator:
     Raises
     ------
     InputError
-        If an MPI launcher started it, and mpi4py is absent or of another MPI library.
+        If an MPI launcher started it, and mpi4py is absent or of another MPI library, or if the
+        environment holds what no launcher writes.
     """
     return ALONE if launched_rank() is None else MPI()

@@ -162,6 +162,19 @@ def test_without_mpi4py_rank_0_says_so_in_one_line(monkeypatch, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", ["x", "", "-1", "1.5", "\u00b2"])
+@pytest.mark.parametrize("name", parallel._RANKS)
+def test_what_no_launcher_writes_is_one_line(monkeypatch, capsys, tmp_path, name, value):
+    for known in (*parallel._RANKS, *parallel._SIZES):
+        monkeypatch.delenv(known, raising=False)
+    parallel.world.cache_clear()
+    monkeypatch.setenv(name, value)
+    assert main(["train", "digits8", "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"minidiff: error: {name}={value!r}") and "unset it" in line
+    assert not list(tmp_path.iterdir())
+
+
 # --------------------------------------------------------------------------- with a launcher
 
 
