@@ -20,6 +20,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from minidiff import backend
 from minidiff.backend import nccl
 from minidiff.diffusion.denoiser import Denoiser
@@ -32,6 +34,11 @@ V = TypeVar("V")
 # What launchers tell the processes that they start: MPICH and its kin, Open MPI, PMIx.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+
+_PIECE = 1 << 20
+"""Numbers that are summed at a time: the MPI library takes as much memory again, and for pieces
+that fit the cache less time.
+"""
 
 
 class Communicator:
@@ -173,9 +180,11 @@ class MPI(Communicator):
             self._add_up(array)
             return
         host = backend.to_numpy(array)
-        self._comm.Allreduce(self._mpi.IN_PLACE, host)
-        if host is not array:
-            array[...] = backend.asarray(host)
+        flat = np.ascontiguousarray(host).reshape(-1)  # a copy, if its numbers lie in no order
+        for start in range(0, flat.size, _PIECE):
+            self._comm.Allreduce(self._mpi.IN_PLACE, flat[start : start + _PIECE])
+        if host is not array or not np.may_share_memory(flat, host):
+            array[...] = backend.asarray(flat.reshape(host.shape))
 
     def broadcast(self, value: V) -> V:
         """See `Communicator`."""

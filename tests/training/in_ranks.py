@@ -27,6 +27,18 @@ def whole(folder):
     ranks.on_first(np.save, folder / "drawn.npy", images)
 
 
+def sums(folder):
+    """Sums of more numbers than a piece holds, of none, and of numbers that do not lie in order."""
+    ranks = parallel.world()
+    parallel._PIECE = 5
+    arrays = np.arange(17.0), np.zeros(0), np.arange(24.0).reshape(4, 6).T, np.arange(24.0)[::2]
+    for array in arrays:
+        expected = sum((rank + 1) * array for rank in range(ranks.size))
+        array *= ranks.rank + 1
+        ranks.allreduce(array)
+        np.testing.assert_array_equal(array, expected)
+
+
 def stopped(folder, how, step, rank):
     """The command line in FOLDER/run, to which something happens in step STEP on rank RANK."""
     real_step = Trainer.train_step
@@ -74,4 +86,5 @@ if __name__ == "__main__":
     scenario, folder, *options = sys.argv[1:]
     if not parallel.world().first:
         keep_out(folder)
-    {"whole": whole, "stopped": stopped, "demo": demo}[scenario](Path(folder), *options)
+    scenarios = {"whole": whole, "sums": sums, "stopped": stopped, "demo": demo}
+    scenarios[scenario](Path(folder), *options)

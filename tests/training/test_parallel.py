@@ -193,6 +193,12 @@ def test_the_run_of_several_processes_is_that_of_one(tmp_path, alone, n):
 
 
 @mpi
+def test_sums_are_whole(tmp_path):
+    code, _, err = launch(3, "sums", tmp_path)
+    assert code == 0, err
+
+
+@mpi
 def test_a_demo_in_two_processes(tmp_path):
     code, out, err = launch(2, "demo", tmp_path)
     assert code == 0, err
