@@ -23,6 +23,9 @@ from minidiff.errors import InputError, PriorWarning
 REFERENCE_T = 1000
 """The number of steps that published betas, such as 1e-4 to 0.02, are meant for."""
 
+LARGEST_SIGMA = 1e150
+"""Squares of noise levels below it are numbers of float64."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
@@ -107,7 +110,14 @@ class Schedule:
             raise InputError(
                 "abar must be one-dimensional with all values in (0, 1) (only the last may be 0)"
             )
-        return cls.from_betas(1 - abar / np.concatenate([[1.0], abar[:-1]]))
+        before = np.concatenate([[1.0], abar[:-1]])
+        if not np.all(falls := abar < before):
+            t = int(np.argmin(falls))
+            raise InputError(
+                f"abar must decrease from abar_0 = 1 on, but abar_{t} = {before[t]:.3g} and "
+                f"abar_{t + 1} = {abar[t]:.3g}"
+            )
+        return cls.from_betas(1 - abar / before)
 
     @classmethod
     def from_sigmas(cls, sigmas: ArrayLike) -> Schedule:
@@ -118,8 +128,10 @@ class Schedule:
         (see `parameterizations.ve_from_vp`).
         """
         sigmas = check_numbers("sigmas", sigmas)
-        if sigmas.ndim != 1 or not (np.all(sigmas > 0) and np.all(np.isfinite(sigmas))):
-            raise InputError("sigmas must be one-dimensional with positive, finite values")
+        if sigmas.ndim != 1 or not (np.all(sigmas > 0) and np.all(sigmas < LARGEST_SIGMA)):
+            raise InputError(
+                f"sigmas must be one-dimensional with values above 0 and below {LARGEST_SIGMA:g}"
+            )
         if np.any(np.diff(sigmas) <= 0):
             raise InputError(
                 "sigmas must rise from sigma_1 to sigma_T; those of a sampler fall (and end in 0)"
@@ -189,7 +201,7 @@ def linear(
         has about the same abar_T. Its limit for large T is exp(-10.05) = 4.32e-5 and not 0: it is
         the SDE `sde.VP`.
     """
-    beta_1, beta_T = check_number("beta_1", beta_1), check_number("beta_T", beta_T)
+    beta_1, beta_T = _check_beta("beta_1", beta_1), _check_beta("beta_T", beta_T)
     # eq. (3.10)
     return _named(_of_betas(np.linspace(beta_1, beta_T, check_steps(T)), scale))
 
@@ -201,8 +213,8 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule
     at `beta_max`, and abar_T is what the clipped beta gives (2.4e-9 at T = 1000). The offset `s`
     keeps beta_1 from vanishing.
     """
-    if not s >= 0:
-        raise InputError(f"cosine needs s >= 0, got {s}")
+    if not 0 <= check_number("s", s) < math.inf:
+        raise InputError(f"cosine needs a finite s >= 0, got {s}")
     t = np.arange(check_steps(T) + 1)
     f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2  # eq. (3.13)
     return _named(_clipped(f, beta_max))
@@ -221,8 +233,15 @@ def sigmoid(
     smaller `tau` or a later `start`. As in `cosine`, f(T) = 0 and beta_T alone is clipped at
     `beta_max` (the papers bound abar_T from below, by 1e-9).
     """
+    start, end, tau = (
+        check_number("start", start),
+        check_number("end", end),
+        check_number("tau", tau),
+    )
     if not (start < end and tau > 0):
         raise InputError(f"sigmoid needs start < end and tau > 0, got {start}, {end} and {tau}")
+    if not (abs(start) + abs(end)) / tau < math.inf:
+        raise InputError(f"sigmoid: start / tau and end / tau are no numbers, got tau = {tau}")
     t = np.arange(check_steps(T) + 1)
     S = np.tanh((start + (end - start) * (t / T)) / tau / 2) / 2  # less 1/2, which cancels
     return _named(_clipped(S[-1] - S, beta_max))
@@ -236,9 +255,7 @@ def quadratic(
     With these end points it is the schedule of latent diffusion (Rombach et al. 2022), at whose
     end abar_T = 0.0047: see `zero_terminal_snr`. `scale` as in `linear`.
     """
-    beta_1, beta_T = check_number("beta_1", beta_1), check_number("beta_T", beta_T)
-    if not (beta_1 > 0 and beta_T > 0):
-        raise InputError(f"every beta must lie in (0, 1), got end points {beta_1} and {beta_T}")
+    beta_1, beta_T = _check_beta("beta_1", beta_1), _check_beta("beta_T", beta_T)
     return _named(_of_betas(np.linspace(beta_1**0.5, beta_T**0.5, check_steps(T)) ** 2, scale))
 
 
@@ -247,7 +264,7 @@ def constant(T: int = 1000, beta: float = 0.01, scale: str = "none") -> Schedule
 
     With T it goes to 0; with ``scale="reference"`` (see `linear`) to exp(-1000 beta).
     """
-    return _named(_of_betas(np.full(check_steps(T), check_number("beta", beta)), scale))
+    return _named(_of_betas(np.full(check_steps(T), _check_beta("beta", beta)), scale))
 
 
 def karras(
@@ -288,6 +305,11 @@ def karras_sigmas(
     roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), check_steps(steps, "steps"))
     levels = np.append(roots**rho, 0.0)
     levels[0] = sigma_max  # not a rounding above it, which a schedule might not reach
+    if not np.all(np.diff(levels) < 0):
+        raise InputError(
+            f"{steps} levels from {sigma_max} to {sigma_min} with rho = {rho} are not all different "
+            "in float64; use fewer steps, a smaller rho, or levels that lie further apart"
+        )
     return levels
 
 
@@ -361,6 +383,14 @@ def _named(schedule: Schedule) -> Schedule:
     return schedule
 
 
+def _check_beta(name: str, value: Any) -> float:
+    """`value` as a float, if it is a number in (0, 1)."""
+    beta = check_number(name, value)
+    if not 0 < beta < 1:
+        raise InputError(f"every beta must lie in (0, 1), but {name} = {beta}")
+    return beta
+
+
 def _of_betas(betas: NDArray[np.float64], scale: str) -> Schedule:
     """The schedule of these betas times the `scale`, all of them below 1."""
     T = len(betas)
@@ -381,6 +411,7 @@ def _clipped(f: NDArray[np.float64], beta_max: float) -> Schedule:
         raise InputError(
             "abar must decrease from each step to the next; with these options it is flat"
         )
+    beta_max = check_number("beta_max", beta_max)
     return Schedule.from_betas(np.minimum(1 - f[1:] / f[:-1], beta_max))  # eq. (3.14)
 
 
