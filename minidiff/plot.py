@@ -139,10 +139,11 @@ def loss_curve(records: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
         f"{mean[-1]:.3g}", (step[-1], mean[-1]), (6, 0), textcoords="offset points",
         color=BLUE, va="center", annotation_clip=False,
     )  # fmt: skip
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if loss.max() > 0:  # else there is nothing that has a logarithm
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(0, step[-1])
     axes.set_xlabel("step")
     axes.set_ylabel("loss: mean of (eps - predicted eps)²")

@@ -47,6 +47,7 @@ BAD = {
     "demo --speed 3": "unrecognized arguments: --speed",
     "demo --out {tmp}/file": "is a file",
     "demo --out {tmp}/full": "not empty",
+    "demo --out {tmp}/broken_link": "is a file or a broken link",
     "demo --out {tmp}/run": "another run",
     "train": "required: --out",
     f"train {NEW}": "say what to train: digits8",
@@ -114,8 +115,9 @@ BAD = {
     f"{RUN} --steps 5 --batch 0": "at least 1",
     f"{RUN} --steps 5 --seed -1": "seed",
     f"{RUN} --weights best": "invalid choice: 'best'",
-    "sample {tmp}/run --out {tmp}/a.jpg": "must end in .png",
-    f"{RUN} --npz {{tmp}}/a.npy": "must end in .npz",
+    "sample {tmp}/run --out {tmp}/a.jpg": "a file that ends in .png",
+    f"{RUN} --npz {{tmp}}/a.npy": "a file that ends in .npz",
+    f"{RUN} --npz .npz": "a file that ends in .npz",
     "sample {tmp}/run --out {tmp}/there.png": "exists already",
     f"{RUN} --npz {{tmp}}/there.npz": "exists already",
     "sample {tmp}/run --out {tmp}/absent/a.png": "no folder",
@@ -129,6 +131,7 @@ def world(tmp_path_factory, trained):
     tmp = tmp_path_factory.mktemp("world")
     write_tiny(tmp)
     (tmp / "file").write_text("a thesis")
+    (tmp / "broken_link").symlink_to("nowhere")
     (tmp / "full").mkdir()
     (tmp / "full" / "thesis.tex").write_text("a thesis")
     (tmp / "folder.toml").mkdir()

@@ -52,6 +52,10 @@ def test_floats_and_their_bytes_look_the_same():
     assert plot.grid(x).tobytes() == plot.grid(u).tobytes()
 
 
+def test_a_loss_of_zero_is_drawn_without_a_logarithm(tmp_path):
+    plot.save(plot.loss_curve([{"step": 1, "loss": 0.0}]), tmp_path / "a.png")  # no warning
+
+
 def test_a_class_is_a_row_with_its_name():
     images, labels = pictures(5), np.array([1, 0, 1, 1, 4])
     image = plot.grid(images, labels, ["zero", "one"])

@@ -195,7 +195,7 @@ def _picture_name(
 def _check_output(path: Path, suffix: str, force: bool, *, make_folder: bool = False) -> None:
     """Refuse a file that could not be written, before the time to draw it is spent."""
     if path.suffix != suffix:
-        raise InputError(f"{path} must end in {suffix}")
+        raise InputError(f"{path} must be the name of a file that ends in {suffix}")
     if path.is_dir() or (path.exists() and not force):
         raise InputError(f"{path} exists already; choose another name, or --force to overwrite it")
     if not make_folder and not path.parent.is_dir():

@@ -307,8 +307,8 @@ def karras_sigmas(
     levels[0] = sigma_max  # not a rounding above it, which a schedule might not reach
     if not np.all(np.diff(levels) < 0):
         raise InputError(
-            f"{steps} levels from {sigma_max} to {sigma_min} with rho = {rho} are not all different "
-            "in float64; use fewer steps, a smaller rho, or levels that lie further apart"
+            f"the {steps} levels from {sigma_max} to {sigma_min} with rho = {rho} are not all "
+            "different in float64; use fewer steps, a smaller rho, or levels further apart"
         )
     return levels
 

@@ -152,6 +152,8 @@ def _read_state(file: Path) -> dict[str, Any]:
         state = read_json(file)
     except FileNotFoundError as error:
         raise damaged(file, "it is missing") from error
+    except InputError as error:
+        raise damaged(file, "it is no JSON") from error
     kinds = {"format": int, "step": int, "counters": dict, "crc32": dict}
     if not isinstance(state, dict) or any(type(state.get(k)) is not v for k, v in kinds.items()):
         raise damaged(file, "it is no checkpoint's state")
@@ -159,6 +161,8 @@ def _read_state(file: Path) -> dict[str, Any]:
         raise damaged(file, f"its format is {state['format']}, this version reads {FORMAT}")
     if state.pop("own_crc32", None) != _crc32_of(state):
         raise damaged(file, "its values are not those that were written")
+    if state["step"] != step_of(file.parent):
+        raise damaged(file, f"it is of step {state['step']}, and the folder has another name")
     return state
 
 

@@ -205,7 +205,7 @@ def read(source: str, settings: Iterable[str] = ()) -> TrainConfig:
             "or give the path of a .toml file"
         )
     try:
-        values = tomllib.loads(text.decode())
+        values = tomllib.loads(text.decode("utf-8-sig"))  # as editors on Windows may begin it
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source} is no valid TOML: {error}") from error
     for setting in settings:
@@ -222,9 +222,10 @@ def _set(values: dict[str, Any], setting: str) -> None:
     if not (key and equals and text):
         raise InputError(f"cannot read the setting {setting!r}; write key=value, as lr=0.002")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
-        value = text  # names need no quotes on the command line
+        read = {}
+    value = read["value"] if len(read) == 1 else text  # names need no quotes on the command line
     *tables, name = key.split(".")
     for table in tables:
         if table == "schedule" and isinstance(values.get(table), str):
@@ -238,7 +239,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
 def _build(cls: type, values: Any, prefix: str) -> Any:
     """`cls` from a mapping of its fields, checked for unknown and missing keys and for types."""
     if not isinstance(values, Mapping):
-        raise InputError(f"{prefix.rstrip('.')} is {values!r}; it must be a table of settings")
+        name = prefix.rstrip(".") or "the config"
+        raise InputError(f"{name} is {values!r}; it must be a table of settings")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
@@ -248,8 +250,9 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         if key not in values and not optional:
             raise InputError(f"the setting {prefix}{key} is missing")
     hints = typing.get_type_hints(cls)
+    converted = {k: _convert(prefix + k, v, hints[k]) for k, v in values.items()}
     try:
-        return cls(**{k: _convert(prefix + k, v, hints[k]) for k, v in values.items()})
+        return cls(**converted)
     except InputError as error:
         raise InputError(str(error) if not prefix else f"[{prefix[:-1]}] {error}") from error
 

@@ -22,7 +22,7 @@ from minidiff.errors import InputError
 def whole_file(path: str | Path) -> Iterator[Path]:
     """The temporary path to write to; it becomes `path` when the block ends without an error."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # no longer than allowed
     try:
         yield temporary
         _sync(temporary)
@@ -73,7 +73,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_bytes().decode())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        raise InputError(
+            f"{path} is damaged: it is no JSON ({error}); restore it from a copy"
+        ) from error
 
 
 def _sync(path: Path) -> None:

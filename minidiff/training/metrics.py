@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,6 +12,7 @@ from minidiff.errors import InputError
 from minidiff.training.files import write_bytes
 
 Record = dict[str, Any]
+LARGEST = sys.float_info.max
 
 
 class MetricsLog:
@@ -20,7 +22,7 @@ class MetricsLog:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, record: Record) -> None:
-        """Write one record; it must have a "step", and numbers that are finite."""
+        """Write one record; it must have a "step" and a "loss", and be of finite numbers."""
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -44,8 +46,11 @@ def read(path: Path) -> list[Record]:
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is no line
         try:
             record = json.loads(line)
-            record["step"] + 0  # every record has a step, a number
-        except (ValueError, TypeError, KeyError) as error:
+            if not (isinstance(record, dict) and {"step", "loss"} <= record.keys()):
+                raise ValueError("it has no step or no loss")
+            if not all(type(v) in (int, float) and abs(v) <= LARGEST for v in record.values()):
+                raise ValueError("its values are not all finite numbers")
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path} is damaged: line {number} is no record ({error}); remove that line"
             ) from error

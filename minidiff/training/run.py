@@ -53,8 +53,9 @@ class Run:
                 f"{folder}' starts one"
             )
         file = folder / "config.json"
+        values = read_json(file)
         try:
-            return cls(folder, TrainConfig.from_dict(read_json(file)))
+            return cls(folder, TrainConfig.from_dict(values))
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
 
@@ -146,8 +147,8 @@ def check_free(folder: str | Path) -> None:
         raise InputError(
             f"{folder} holds a run already; go on with it by --resume, or choose another folder"
         )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose a folder for the run")
+    if os.path.lexists(folder) and not folder.is_dir():  # a link to nowhere is no folder either
+        raise InputError(f"{folder} is a file or a broken link; choose a folder for the run")
     if folder.exists() and any(not _is_temporary(path) for path in folder.iterdir()):
         raise InputError(
             f"{folder} is not empty and is no run; choose another folder, so that nothing in it is "

@@ -271,9 +271,9 @@ class _Window:
             first = int(np.argmin(finite))
             raise InputError(
                 f"training diverged at step {step - len(losses) + first + 1}: loss "
-                f"{losses[first]}, gradient norm {norms[first]}, learning rate {lr:g}; the last "
-                "checkpoint is kept; train anew with a smaller lr, a longer warmup or a smaller "
-                "grad_clip"
+                f"{losses[first]}, gradient norm {norms[first]}, learning rate {lr:g}; nothing "
+                "of it is saved, an earlier checkpoint stays; train anew with a smaller lr, a "
+                "longer warmup or a smaller grad_clip"
             )
         record = {
             "step": step,

@@ -126,7 +126,7 @@ def test_damage_is_named(tmp_path, name, damage):
                 "appended": content + b"}",
             }[damage]
         )
-    with pytest.raises(InputError, match=f"{name}.*(remove|damaged)"):
+    with pytest.raises(InputError, match=f"{name} cannot be used.*remove"):
         checkpoint.load(path)
 
 
@@ -147,6 +147,13 @@ def test_another_state_is_refused(tmp_path, state):
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(InputError, match="cannot be used"):
         checkpoint.load(path)
+
+
+def test_the_name_of_a_folder_is_not_believed(tmp_path):
+    path = checkpoint.save(tmp_path, make(4)).rename(tmp_path / "step-000009")
+    for read in (checkpoint.load, lambda path: checkpoint.load_weights(path, "ema")):
+        with pytest.raises(InputError, match="it is of step 4, and the folder has another name"):
+            read(path)
 
 
 def test_no_pickle_is_ever_read(tmp_path):

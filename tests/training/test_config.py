@@ -156,6 +156,17 @@ def test_a_bad_setting_is_an_error(settings):
         read("digits8", settings)
 
 
+def test_a_setting_is_one_value():
+    with pytest.raises(InputError, match=r"lr is '1\\nsteps = 3'; it must be a number"):
+        read("digits8", ["lr=1\nsteps = 3"])
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + TINY.encode())
+    assert read(str(path)) == tiny(tmp_path)
+
+
 def test_an_unknown_recipe_lists_the_known():
     with pytest.raises(InputError, match=r"'digit'.*digits8.*\.toml"):
         read("digit")

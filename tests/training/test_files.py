@@ -27,6 +27,11 @@ def test_a_file_appears_whole(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    write_bytes(tmp_path / ("\u20ac" * 85), b"new")  # 255 bytes
+    assert names(tmp_path) == ["\u20ac" * 85]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_old_file(tmp_path, error):
     write_bytes(tmp_path / "a", b"old")

@@ -27,7 +27,7 @@ def test_records_come_back_bit_for_bit(path):
 
 def test_each_record_is_there_at_once(tmp_path):
     log = metrics.MetricsLog(tmp_path / "m")
-    log.append({"step": 1})
+    log.append({"step": 1, "loss": 1.0})
     assert steps(tmp_path / "m") == [1]
     log.sync()
     log.close()
@@ -52,7 +52,7 @@ def test_cut(path, step, kept):
     assert steps(path) == kept
     assert path.read_bytes().endswith(b"\n") == bool(kept)
     log = metrics.MetricsLog(path)
-    log.append({"step": 100})
+    log.append({"step": 100, "loss": 0})
     log.close()
     assert steps(path) == [*kept, 100]
 
@@ -62,9 +62,15 @@ def test_cut_makes_no_file_out_of_nothing_but_an_empty_one(tmp_path):
     assert metrics.read(tmp_path / "m") == []
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", "3", "{}", '{"step": "x"}', ""])
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", "[]", "3", "{}", "", "[" * 10**5, '{"step": 2}', '{"loss": 1}']
+    + [f'{{"step": 2, "loss": {loss}}}' for loss in ('"x"', "[1]", "null", "NaN", "1e999", "true")]
+    + [f'{{"step": {step}, "loss": 1}}' for step in ('"x"', "[1]", "9" * 400, "9" * 5000)],
+)
 def test_a_bad_line_is_named(path, line):
-    path.write_text(f"{json.dumps({'step': 1})}\n{line}\n{json.dumps({'step': 3})}\n")
+    good = json.dumps({"step": 1, "loss": 1.0})
+    path.write_text(f"{good}\n{line}\n{good}\n")
     with pytest.raises(InputError, match="line 2"):
         metrics.read(path)
 
