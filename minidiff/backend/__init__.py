@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minidiff.backend.philox import Philox
 from minidiff.errors import InputError
 
 NAMES = ("numpy", "cupy")
@@ -106,17 +107,22 @@ def _entropy(seed: int, step: int, rank: int, stream: int) -> np.random.SeedSequ
     return np.random.SeedSequence([seed, step, rank, stream])
 
 
+def key(seed: int, step: int = 0, rank: int = 0) -> np.ndarray:
+    """What `Philox` draws from: uint32 (2,), on the host, a pure function of (seed, step, rank)."""
+    return _entropy(seed, step, rank, stream=0).generate_state(2, np.uint32)
+
+
 def generator(seed: int, step: int = 0, rank: int = 0) -> Any:
     """A generator that draws on the device, a pure function of (seed, step, rank).
 
     Since every step derives its own, a run that is resumed draws what it would have drawn, and
     no generator state is ever saved. Offers ``standard_normal(shape, dtype=)`` and
-    ``random(shape, dtype=)``; NumPy's and CuPy's draws differ.
+    ``random(shape, dtype=)``. On NumPy it is NumPy's own generator, elsewhere `Philox`: their
+    draws differ.
     """
-    entropy = _entropy(seed, step, rank, stream=0)
     if xp is np:
-        return np.random.default_rng(entropy)
-    return xp.random.Generator(xp.random.Philox4x3210(entropy))
+        return np.random.default_rng(_entropy(seed, step, rank, stream=0))
+    return Philox(asarray(key(seed, step, rank)))
 
 
 def host_generator(seed: int, step: int = 0, rank: int = 0) -> np.random.Generator:

@@ -27,6 +27,13 @@ using std::log;
 using std::cos;
 using std::sin;
 
+template <typename T>
+static void sincospi(T x, T* sine, T* cosine)
+{
+    *sine = (T)std::sin(M_PI * (double)x);
+    *cosine = (T)std::cos(M_PI * (double)x);
+}
+
 struct Index {
     unsigned x, y, z;
 };

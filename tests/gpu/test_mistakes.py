@@ -29,6 +29,8 @@ CASES = {
     "clip_norm": (rng.standard_normal(3000), 0.5),
     "adam": (*rng.random((4, 300)), 3, 0.1, 0.9, 0.999, 0.1),
     "silu": (rng.standard_normal(1003),),
+    "uniform": (np.array([3, 5], np.uint32), 7, (1003,), np.float32),
+    "normal": (np.array([3, 5], np.uint32), 7, (1003,), np.float32),
 }
 MISTAKES = {  # (file, what stands there, what is put there, the kernel that is wrong then)
     "no barrier before a slice is multiplied": (
@@ -62,6 +64,11 @@ MISTAKES = {  # (file, what stands there, what is put there, the kernel that is 
     "warps forgotten": ("common", "i < warps; i++) total", "i < 1; i++) total", "clip_norm"),
     "no bias correction": ("optimizer", "1 - pow(beta1, step)", "1.0", "adam"),
     "the end that fills no pack": ("elementwise", "EACH(i, n - 4 * packs)", "EACH(i, 0)", "silu"),
+    "a round of Philox too few": ("random", "round < 10", "round < 9", "uniform"),
+    "the key stays as it is": ("random", "k1 += 0xBB67AE85u;", "", "uniform"),
+    "every draw is the first": ("random", "(at >> 32), draw, 0}", "(at >> 32), 0, 0}", "uniform"),
+    "the last numbers not drawn": ("random", "(n + 3) / 4", "n / 4", "normal"),
+    "two numbers of one angle": ("random", "radius * sine", "radius * cosine", "normal"),
 }  # fmt: skip
 
 

@@ -21,14 +21,15 @@ def assert_agrees(kernel, definition, args, dtype, lay_out=lambda a: a.copy(), s
     It returns arrays of that dtype, and leaves its arguments as the definition leaves them:
     untouched, but for those that it is there to update. Each (i, j) in `sums` says that result i
     is the sum of result j over all axes but the last (and, if i has it, the first): where it
-    cancels, it keeps the rounding of its terms.
+    cancels, it keeps the rounding of its terms. A type among the arguments becomes `dtype`, for the
+    definition too: the bits that are drawn for a number depend on it.
     """
 
     def convert(a, dtype):
         is_float = isinstance(a, np.ndarray) and a.dtype.kind == "f"
         return a.astype(dtype) if is_float else a
 
-    args = [convert(a, dtype) for a in args]
+    args = [dtype if isinstance(a, type) else convert(a, dtype) for a in args]
     before = [a.copy() for a in args if isinstance(a, np.ndarray)]
     exact, exact_after = run(definition, [convert(a, np.float64) for a in args])
     results, after = run(kernel, [lay_out(a) if isinstance(a, np.ndarray) else a for a in args])

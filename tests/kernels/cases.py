@@ -110,6 +110,14 @@ def adam(draw):
     return p, g, m, rng.random(n), step, 1e-2, *betas, 1e-8
 
 
+@st.composite
+def draws(draw):
+    """(key, draw, shape, dtype); the type stands for the one that is tested."""
+    key = np.array([draw(st.integers(0, 2**32 - 1)) for _ in range(2)], np.uint32)
+    number = draw(st.integers(0, 9) | st.just(2**32 - 1))
+    return key, number, draw(vectors), np.float32
+
+
 vectors = st.sampled_from([(1,), (5,), (3, 4, 5, 2), (5000,), (2, 7, 9, 33)])
 
 CASES = {
@@ -129,6 +137,8 @@ CASES = {
         lambda d: st.sampled_from([0.5, 2.0]).map(lambda k: (d[1], k * np.linalg.norm(d[1])))
     ),
     "moving_average": adam().map(lambda d: (d[0], d[1], d[6])),
+    "uniform": draws(),
+    "normal": draws(),
 }
 CASES = {name: strategy.map(Arguments) for name, strategy in CASES.items()}
 
@@ -137,5 +147,5 @@ SUMS = {"group_norm_silu_grad": ((3, 0),)}
 so shift_bar is nothing but rounding where a group is one channel.
 """
 
-FLAT = {"adam", "clip_norm", "moving_average"}
-"""Kernels of the model's flat vectors, which are always contiguous."""
+FLAT = {"adam", "clip_norm", "moving_average", "normal", "uniform"}
+"""Kernels of vectors that are always contiguous: the model's, and the key of a generator."""

@@ -173,3 +173,48 @@ def clip_norm(xp: Any, g: Array, max_norm: float) -> Array:
 def moving_average(xp: Any, average: Array, p: Array, decay: float) -> None:
     """average <- decay average + (1 - decay) p, in place."""
     average += (1 - decay) * (p - average)
+
+
+def uniform(xp: Any, key: Array, draw: int, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Uniform on [0, 1): draw number `draw` of the generator with this key, uint32 (2,)."""
+    return _below_one(xp, _bits(xp, key, draw, math.prod(shape), dtype)).reshape(shape)
+
+
+def normal(xp: Any, key: Array, draw: int, shape: tuple[int, ...], dtype: Any) -> Array:
+    """N(0, 1), each two numbers by Box & Muller (1958): r cos(2 pi v) and r sin(2 pi v) with
+    r = sqrt(-2 ln u), u uniform on (0, 1], v on [0, 1).
+    """
+    n = math.prod(shape)
+    k = _bits(xp, key, draw, n + n % 2, dtype).reshape(-1, 2)
+    u = (k[:, 0].astype(dtype) + 1) * 2.0 ** (-8 * k.itemsize)  # of all bits: near 0 they count
+    r, angle = xp.sqrt(-2 * xp.log(u)), 2 * math.pi * _below_one(xp, k[:, 1])
+    pairs = xp.stack((r * xp.cos(angle), r * xp.sin(angle)), axis=-1)
+    return pairs.reshape(-1)[:n].reshape(shape)
+
+
+def _philox(xp: Any, key: Array, counter: tuple[Array, ...]) -> Array:
+    """Philox4x32-10: Salmon et al. (2011). The four words of n counters, uint64 arrays (n,) below
+    2^32, become uint32 (n, 4).
+    """
+    (k0, k1), (c0, c1, c2, c3), low = key.astype(xp.uint64), counter, 2**32 - 1
+    for _ in range(10):
+        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2  # 64 bits: their halves change places
+        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b & low, (a >> 32) ^ c3 ^ k1, a & low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return xp.stack((c0, c1, c2, c3), axis=-1).astype(xp.uint32)
+
+
+def _bits(xp: Any, key: Array, draw: int, n: int, dtype: Any) -> Array:
+    """n numbers of 32 random bits for float32, of 64 for float64: the words of the counters
+    (i, draw) with i = 0, 1, ... in its lower 64 bits.
+    """
+    size = xp.dtype(dtype).itemsize
+    i = xp.arange(-(-n * size // 16), dtype=xp.uint64)
+    counter = (i & (2**32 - 1), i >> 32, xp.full_like(i, draw), xp.zeros_like(i))
+    return _philox(xp, key, counter).reshape(-1).view(f"u{size}")[:n]
+
+
+def _below_one(xp: Any, k: Array) -> Array:
+    """k / 2^b in [0, 1) of b random bits, as many of the upper ones as a number keeps."""
+    digits, dtype = {4: (24, xp.float32), 8: (53, xp.float64)}[k.itemsize]
+    return (k >> (8 * k.itemsize - digits)).astype(dtype) * 2.0**-digits
