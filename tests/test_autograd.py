@@ -278,6 +278,27 @@ def test_a_tape_without_a_backward_pass_is_no_garbage_cycle():
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        ops.add, ops.sub, ops.neg, ops.sum, ops.mean, ops.concat, ops.upsample_nearest,
+        ops.avg_pool, lambda x: ops.concat(x, x, axis=0), lambda x: x[np.array([0, 0])],
+        lambda x: ops.pad(x, widths=((0, 1),) * 4),
+        # the values of these are views of x, so something is made of them
+        lambda x: -x[:, 1:], lambda x: -ops.reshape(x, 8, 4, 4), lambda x: -ops.transpose(x),
+        lambda x: -ops.broadcast_to(x, shape=(5, 2, 4, 4, 4)),
+    ],
+)  # fmt: skip
+def test_the_tape_keeps_no_input_that_no_gradient_reads(call):
+    """A VJP that names an array for its shape would keep it until the backward pass."""
+    x = leaf(np.ones((2, 4, 4, 4))) * 1  # made on the tape: nobody else holds it
+    array = weakref.ref(x.data)
+    y = call(x, x) if call in (ops.add, ops.sub) else call(x)
+    del x
+    assert array() is None
+    y.backward(np.ones(y.shape))
+
+
 def test_a_second_backward_says_that_the_tape_is_gone():
     x = leaf([1, 2])
     y = (x * x).sum()

@@ -99,13 +99,13 @@ def _window_slices(x: Array, size: int, stride: int | None) -> list[Any]:
 @op
 def avg_pool(xp: Any, x: Array, *, size: int = 2, stride: int | None = None) -> Result:
     """y = the mean of each size x size window; `stride` is `size` when None."""
-    places = _window_slices(x, size, stride)
+    shape, places = x.shape, _window_slices(x, size, stride)
     y = x[places[0]] / len(places)
     for place in places[1:]:
         y += x[place] / len(places)
 
     def vjp(g: Array) -> tuple[Array]:
-        dx = xp.zeros(x.shape, g.dtype)
+        dx = xp.zeros(shape, g.dtype)
         share = g / len(places)
         for place in places:
             dx[place] += share

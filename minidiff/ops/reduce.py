@@ -26,17 +26,17 @@ def _count(shape: tuple[int, ...], axis: Axis) -> int:
 @op
 def sum(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = sum x;  x_bar = g, spread over the reduced axes."""
-    kept = _kept(x.shape, axis)
+    shape, kept = x.shape, _kept(x.shape, axis)
     y = x.sum(axis=axis, keepdims=keepdims)
-    return y, lambda g: (xp.broadcast_to(g.reshape(kept), x.shape),)  # eq. (1.8)
+    return y, lambda g: (xp.broadcast_to(g.reshape(kept), shape),)  # eq. (1.8)
 
 
 @op
 def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = (1/n) sum x."""
-    kept, n = _kept(x.shape, axis), _count(x.shape, axis)
+    shape, kept, n = x.shape, _kept(x.shape, axis), _count(x.shape, axis)
     y = x.mean(axis=axis, keepdims=keepdims)
-    return y, lambda g: (xp.broadcast_to(g.reshape(kept) / n, x.shape),)
+    return y, lambda g: (xp.broadcast_to(g.reshape(kept) / n, shape),)
 
 
 @op

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidiff.autograd import VJP, Array, Tensor, op
+from minidiff.backend import kernels
 from minidiff.errors import InputError
 
 Result = tuple[Array, VJP]
@@ -18,7 +20,8 @@ Result = tuple[Array, VJP]
 def reshape(xp: Any, x: Array, *shape: Any) -> Result:
     """y = the elements of x, in order, in another shape: reshape(x, 2, 3) or reshape(x, (2, 3))."""
     new = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return x.reshape(new), lambda g: (g.reshape(x.shape), *(None for _ in shape))
+    old = x.shape  # alone: a VJP that names x keeps it in memory
+    return x.reshape(new), lambda g: (g.reshape(old), *(None for _ in shape))
 
 
 @op
@@ -32,13 +35,11 @@ def transpose(xp: Any, x: Array, axes: Sequence[int] | None = None) -> Result:
 @op
 def concat(xp: Any, *xs: Array, axis: int = -1) -> Result:
     """y = the xs one after the other along `axis`."""
-    ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
+    ends = np.cumsum([0] + [x.shape[axis] for x in xs]).tolist()
 
     def vjp(g: Array) -> tuple[Array, ...]:
         lead = (slice(None),) * (axis % g.ndim)
-        return tuple(
-            g[(*lead, slice(end - x.shape[axis], end))] for x, end in zip(xs, ends, strict=True)
-        )
+        return tuple(g[(*lead, slice(a, b))] for a, b in itertools.pairwise(ends))
 
     return xp.concatenate(xs, axis=axis), vjp
 
@@ -65,9 +66,10 @@ def getitem(xp: Any, x: Array, index: Any) -> Result:
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(xp.asarray(p) if isinstance(p, np.ndarray | list) else p for p in parts)
     basic = all(p is None or p is Ellipsis or isinstance(p, int | slice) for p in parts)
+    shape = x.shape
 
     def vjp(g: Array) -> tuple[Array, None]:
-        dx = xp.zeros(x.shape, g.dtype)
+        dx = xp.zeros(shape, g.dtype)
         if basic:
             dx[parts] = g
         else:
@@ -107,7 +109,8 @@ def embedding(xp: Any, table: Array, indices: Any) -> Result:
     def vjp(g: Array) -> tuple[Array, None]:
         # as a product: add.at on a GPU adds in an order that differs from run to run
         chosen = xp.arange(table.shape[0])[:, None] == rows.reshape(-1)
-        sums = chosen.astype(g.dtype) @ g.reshape(rows.size, math.prod(table.shape[1:]))
+        columns = g.reshape(rows.size, math.prod(table.shape[1:]))
+        sums = kernels.of(xp).matmul(xp, chosen.astype(g.dtype), columns)
         return sums.reshape(table.shape), None
 
     return table[rows], vjp

@@ -158,13 +158,17 @@ def conv2d_dw(x: Array, g: Array, pads: Pads) -> Array:
     """w_bar = G^T sum (B^T x)(A g)^T over the tiles."""
     bt, a, gk, _, _ = _matrices(x.dtype)
     c, o = x.shape[3], g.shape[3]
-    du, part = (memory.scratch(name, (N * N, c, o), x.dtype) for name in ("kernel", "part"))
+    du = memory.scratch("kernel", (N * N, c, o), x.dtype)
+    some_points = memory.blocks(N * N, c * o * x.itemsize)  # whose products stay in the cache
     tiling = _Tiling(x, o, pads)
     cotangents = Padded("cotangents", g, tiling.beyond, tiling.blocks)
     for block in tiling.blocks:
         v = _transform(bt, tiling.images.of(block), "transformed")
         m = _transform(a, cotangents.of(block), "transformed cotangents")
-        np.matmul(v.transpose(0, 2, 1), m, out=part if block.start else du)
-        if block.start:
-            du += part
+        v = v.transpose(0, 2, 1)
+        if not block.start:
+            np.matmul(v, m, out=du)
+            continue
+        for points in some_points:
+            du[points] += _multiply(v[points], m[points], "part")
     return (gk.T @ du.reshape(N * N, -1)).reshape(R, R, c, o)
