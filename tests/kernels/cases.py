@@ -63,6 +63,20 @@ def looks(draw):
     return q, k, v, mask, draw(arrays(q.shape))
 
 
+@st.composite
+def factors(draw):
+    """(a, b): two matrices, or stacks of them, and either may lie in memory as its transpose."""
+    rows, depth, columns = (draw(st.sampled_from([1, 2, 5, 16, 33, 70])) for _ in range(3))
+    lead = draw(st.sampled_from([((), ()), ((3,), (3,)), ((2, 3), (2, 3)), ((3,), ()), ((), (2,))]))
+    shapes = (*lead[0], rows, depth), (*lead[1], depth, columns)
+    pair = []
+    for *front, m, n in shapes:
+        turned = draw(st.booleans())
+        a = draw(arrays((*front, n, m) if turned else (*front, m, n)))
+        pair.append(a.swapaxes(-1, -2) if turned else a)
+    return tuple(pair)
+
+
 def _conv2d(drawn):
     (x, w, _, *options), has_bias = drawn
     return (x, w, *options, 3 + w[0, 0, 0] if has_bias else None)
@@ -132,6 +146,7 @@ CASES = {
     "silu_grad": arrays(vectors).map(_silu_grad),
     "attention": looks().map(lambda d: d[:4]),
     "attention_grad": looks().map(_attention_grad),
+    "matmul": factors(),
     "adam": adam(),
     "clip_norm": adam().flatmap(
         lambda d: st.sampled_from([0.5, 2.0]).map(lambda k: (d[1], k * np.linalg.norm(d[1])))

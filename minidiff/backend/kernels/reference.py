@@ -150,6 +150,11 @@ def attention_grad(
     return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g
 
 
+def matmul(xp: Any, a: Array, b: Array) -> Array:
+    """y = a b over the last two axes of matrices; the leading ones broadcast."""
+    return a @ b
+
+
 def adam(
     xp: Any, p: Array, g: Array, m: Array, v: Array, step: int, lr: float,
     beta1: float, beta2: float, eps: float,

@@ -15,6 +15,7 @@ from minidiff.backend.kernels.cupy.norm import (
     group_norm_silu_grad,
 )
 from minidiff.backend.kernels.cupy.optimizer import adam, clip_norm, moving_average
+from minidiff.backend.kernels.cupy.products import matmul
 from minidiff.backend.kernels.cupy.random import normal, uniform
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "group_norm_grad",
     "group_norm_silu",
     "group_norm_silu_grad",
+    "matmul",
     "moving_average",
     "normal",
     "silu",

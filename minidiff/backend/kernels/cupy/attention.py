@@ -1,4 +1,4 @@
-"""Attention: cuBLAS multiplies the matrices, one kernel makes the softmax in place."""
+"""Attention: products of matrices, and one kernel that makes the softmax in place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minidiff.backend.kernels.cupy.launch import launch
+from minidiff.backend.kernels.cupy.products import matmul
 from minidiff.backend.kernels.reference import Array
 
 
@@ -17,12 +18,12 @@ def _by_rows(xp: Any, kernel: str, matrix: Array, args: tuple[Any, ...]) -> None
 
 def attention(xp: Any, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
     """Scores, softmax in their place, and their product with v."""
-    s = xp.ascontiguousarray(q @ k.swapaxes(-1, -2))
+    s = matmul(xp, q, k.swapaxes(-1, -2))
     masked = mask is not None
     hidden = xp.ascontiguousarray(xp.broadcast_to(mask, s.shape)) if masked else xp.empty(1, bool)
     scale = 1 / math.sqrt(q.shape[-1])
     _by_rows(xp, "softmax", s, (s, hidden, s.shape[-1], scale, int(masked)))
-    return s @ v, s
+    return matmul(xp, s, v), s
 
 
 def attention_grad(
@@ -30,6 +31,7 @@ def attention_grad(
 ) -> tuple[Array, Array, Array]:
     """The gradient of the probabilities becomes that of the scores in place."""
     p = xp.ascontiguousarray(p)
-    ds = xp.ascontiguousarray(g @ v.swapaxes(-1, -2))
+    ds = matmul(xp, g, v.swapaxes(-1, -2))
     _by_rows(xp, "softmax_grad", ds, (p, ds, ds.shape[-1], 1 / math.sqrt(q.shape[-1])))
-    return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g
+    turned = ds.swapaxes(-1, -2), p.swapaxes(-1, -2)
+    return matmul(xp, ds, k), matmul(xp, turned[0], q), matmul(xp, turned[1], g)

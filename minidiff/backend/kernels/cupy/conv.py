@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minidiff import backend
@@ -69,18 +70,26 @@ def conv2d_dw(
     xp: Any, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads
 ) -> Array:
     """A^T g, cut into stretches of places that are summed in the same order at every run."""
+    depth, o, places = math.prod(w_shape[:3]), w_shape[3], math.prod(g.shape[:3])
+    tile = _tall_tile(depth, o)
+    blocks = -(-depth // tile[0]) * -(-o // tile[1])
+    parts = max(1, min(2 * BUSY // blocks, -(-places // STRETCH)))
+    sums = correlate(xp, x, g, w_shape, stride, pads, -(-places // parts))
+    return sums[0] if len(sums) == 1 else sums.sum(axis=0)
+
+
+def correlate(
+    xp: Any, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads, stretch: int
+) -> Array:
+    """A^T g over each `stretch` of places by itself: (parts, *w_shape)."""
     x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
     (_, h, width, c), (n, *out, o) = x.shape, g.shape
     kh, kw = w_shape[:2]
-    depth, places = kh * kw * c, n * out[0] * out[1]
-    tile = (128 if depth % 128 == 0 or depth >= 512 else 64), (64 if o > 32 else 32)
-    grid = -(-depth // tile[0]), -(-o // tile[1])
-    parts = max(1, min(2 * BUSY // (grid[0] * grid[1]), -(-places // STRETCH)))
-    stretch = -(-places // parts)
-    parts = -(-places // stretch)
-    sums = xp.empty((parts, *w_shape), x.dtype)
+    places, tile = n * out[0] * out[1], _tall_tile(kh * kw * c, o)
+    grid = -(-(kh * kw * c) // tile[0]), -(-o // tile[1]), -(-places // stretch)
+    sums = xp.empty((grid[2], *w_shape), x.dtype)
     launch(
-        xp, "conv", "correlate_{}x{}".format(*tile), (*grid, parts),
+        xp, "conv", "correlate_{}x{}".format(*tile), grid,
         (
             x, g, sums, places, stretch,
             h, width, c, kh, kw, *out, o, stride, 1, pads[0][0], pads[1][0],
@@ -88,4 +97,9 @@ def conv2d_dw(
         ),
         defines=_defines(x),
     )  # fmt: skip
-    return sums[0] if parts == 1 else sums.sum(axis=0)
+    return sums
+
+
+def _tall_tile(depth: int, o: int) -> tuple[int, int]:
+    """The tile (rows, columns) for a kernel of `depth` rows and `o` columns."""
+    return (128 if depth % 128 == 0 or depth >= 512 else 64), (64 if o > 32 else 32)
