@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from benchmarks.configs import Batch, model
 from minidiff import ops
 from minidiff.autograd import Tensor
+from minidiff.training.parallel import ALONE, Communicator
 from minidiff.unet import UNetConfig
 
 LR, MAX_NORM, DECAY = 1e-3, 1.0, 0.999
@@ -37,12 +38,15 @@ class Contestant(Protocol):
 class MiniDiff:
     """minidiff on the backend that MINIDIFF_BACKEND chooses."""
 
+    ranks: Communicator = ALONE
+
     def __init__(self, config: UNetConfig) -> None:
         from minidiff.optim import EMA, Adam
 
         self.model = model(config).train()
         self.flat = self.model.flatten()
-        self.adam, self.ema = Adam(self.flat, LR), EMA(self.flat, DECAY, warmup=False)
+        self.adam = Adam(self.flat, LR)
+        self.ema = EMA(self.flat, DECAY, warmup=False) if self.ranks.first else None
 
     def put(self, batch: Batch) -> Batch:
         return batch
@@ -58,7 +62,8 @@ class MiniDiff:
         times.append(time.perf_counter())
         clip_grad_norm(self.flat, MAX_NORM)
         self.adam.step()
-        self.ema.update()
+        if self.ema is not None:
+            self.ema.update()
         times.append(time.perf_counter())
         return loss.item(), differences(times)
 
@@ -78,8 +83,8 @@ class InRanks(MiniDiff):
     def __init__(self, config: UNetConfig) -> None:
         from minidiff.training.parallel import world
 
-        super().__init__(config)
         self.ranks = world()
+        super().__init__(config)
 
     def put(self, batch: Batch) -> Batch:
         self.n = len(batch.x)

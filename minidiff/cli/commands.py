@@ -259,10 +259,10 @@ def _draw_progress(run: Run, trainer: Trainer) -> None:
     n = 4 * len(names)
     conditional = run.config.unet.num_classes is not None
     labels = sampling.label_plan(n, range(len(names))) if conditional else None
-    with trainer.ema.swapped():
+    with trainer.averaged():
         images = sampling.draw(
             trainer.model, trainer.schedule, n, labels, target=run.config.objective.target,
-            ranks=trainer.ranks, w=float(conditional), steps=min(20, run.config.T),
+            ranks=trainer.ranks, w=float(conditional), steps=min(10, run.config.T),
         )  # fmt: skip
 
     def save() -> None:
@@ -318,13 +318,13 @@ def _draw_demo(run: Run) -> int:
     model = world().on_first(sampling.load_model, run)
     images = _draw(
         run.config, model, len(labels), labels, watch=keep, sampler="ddpm",
-        steps=min(100, run.config.T), w=1.0, batch=len(labels), seed=run.config.seed,
+        steps=min(50, run.config.T), w=1.0, batch=len(labels), seed=run.config.seed,
     )  # fmt: skip
 
     def save() -> None:
         plot.save(plot.grid(images, labels, names), run.folder / "samples.png")
         plot.save(plot.process([(t, xt) for t, xt, _ in film], names), run.folder / "process.png")
-        plot.save_gif(plot.process_frames(film[::2]), run.folder / "process.gif")
+        plot.save_gif(plot.process_frames(film), run.folder / "process.gif")
 
     world().on_first(save)
     return int((data.nearest_label(images) == labels).sum())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ class Trainer:
 
     Attributes
     ----------
-    model, optimizer, ema : the network, Adam's moments, the averaged weights
+    model, optimizer : the network, and Adam's moments
+    ema : the averaged weights, which rank 0 alone keeps (None elsewhere): training never reads them
     schedule : the forward process
     step : how many steps are done
 
@@ -70,7 +71,7 @@ class Trainer:
             if config.optimizer == "adam"
             else AdamW(self.flat, config.lr, weight_decay=config.weight_decay)
         )
-        self.ema = EMA(self.flat, config.ema_decay)
+        self.ema = EMA(self.flat, config.ema_decay) if ranks.first else None
         self.step = 0
         self._captured = captured.step_of(self)
 
@@ -113,7 +114,8 @@ class Trainer:
             total = sums[0]
         norm = clip_grad_norm(self.flat, c.grad_clip)
         self.optimizer.step(self.lr(step))
-        self.ema.update()
+        if self.ema is not None:
+            self.ema.update()
         self.step = step
         return total, norm
 
@@ -125,8 +127,20 @@ class Trainer:
         first = max(1, c.warmup)
         return c.lr * DECAYS[c.lr_decay](step - first + 1, c.steps - first + 1)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the network of every process has the averaged weights."""
+        own = self.flat.data.copy()
+        self.flat.data[...] = 0 if self.ema is None else self.ema.data
+        self.ranks.allreduce(self.flat.data)  # the others have 0 here
+        try:
+            yield
+        finally:
+            self.flat.data[...] = own
+
     def state(self) -> Checkpoint:
-        """What a checkpoint holds, copied to the host."""
+        """What a checkpoint holds, copied to the host; only rank 0 knows all of it."""
+        assert self.ema is not None
         with self.ema.swapped():
             ema = _to_host(self.model.state_dict())
         optimizer = self.optimizer.state_dict()
@@ -141,8 +155,9 @@ class Trainer:
     def load_state(self, state: Checkpoint) -> None:
         """Go on from `state`; an InputError if it is of another model."""
         self.model.load_state_dict(state.ema)
-        self.ema.data[...] = self.flat.data
-        self.ema.updates = state.counters["ema"]
+        if self.ema is not None:
+            self.ema.data[...] = self.flat.data
+            self.ema.updates = state.counters["ema"]
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer | {"steps": state.counters["optimizer"]})
         self.step = state.step

@@ -19,6 +19,11 @@ def whole(folder):
     trainer = Trainer(run.config, ranks=ranks)
     for _ in train(trainer, run):
         pass
+    own, average = trainer.flat.data.copy(), ranks.broadcast(trainer.ema and trainer.ema.data)
+    assert (trainer.ema is None) == (ranks.rank > 0) and not np.array_equal(own, average)
+    with trainer.averaged():
+        np.testing.assert_array_equal(trainer.flat.data, average)
+    np.testing.assert_array_equal(trainer.flat.data, own)
     labels = sampling.label_plan(5, range(10))
     images = sampling.draw(
         trainer.model.eval(), trainer.schedule, 5, labels, ranks=ranks, w=1.0, steps=4
