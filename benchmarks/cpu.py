@@ -204,8 +204,8 @@ def page(result: dict[str, Any]) -> str:
         ),
         "",
         "On two cores minidiff is one process with two BLAS threads, or two processes under MPI "
-        "with one each (their memory is added up), whichever takes a step in less time; for "
-        "sampling likewise. All others have two threads.",
+        "with one each (their memory is added up, what they share once), whichever takes a step in "
+        "less time; for sampling likewise. All others have two threads.",
         "",
         "What was aimed at:",
         "",

@@ -178,6 +178,8 @@ class Launched:
 class Alone:
     """What `serve` wants to know of the other processes of its contestant: there are none."""
 
+    first = True
+
     @staticmethod
     def broadcast(value: Any) -> Any:
         return value
@@ -206,8 +208,9 @@ def serve(
         while (seconds := pipe.recv()) is not None:
             pipe.send(_turn(player, data, seconds, least, sampling, ranks))
         peak = _peak_mib()
+        twice = 0.0 if ranks.first else _shared_mib()  # the first process has counted it
         about = {
-            "peak_mib": sum(ranks.gather(peak)),
+            "peak_mib": sum(ranks.gather(peak - twice)),
             "grown_mib": sum(ranks.gather(peak - before)),
             "versions": _versions(name),
         }
@@ -317,6 +320,13 @@ def _peak_mib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def _shared_mib() -> float:
+    """How much of this process's memory others hold too: libraries, and where ranks exchange."""
+    rollup = Path("/proc/self/smaps_rollup")
+    lines = rollup.read_text().splitlines() if rollup.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Shared_")) / 1024
 
 
 def _profile(config: str, batch: int) -> None:

@@ -164,7 +164,7 @@ def conv2d_dw(x: Array, g: Array, pads: Pads) -> Array:
     cotangents = Padded("cotangents", g, tiling.beyond, tiling.blocks)
     for block in tiling.blocks:
         v = _transform(bt, tiling.images.of(block), "transformed")
-        m = _transform(a, cotangents.of(block), "transformed cotangents")
+        m = _transform(a, cotangents.of(block), "half")  # which is done with when m is made
         v = v.transpose(0, 2, 1)
         if not block.start:
             np.matmul(v, m, out=du)
