@@ -74,12 +74,15 @@ def test_kernel_agrees_with_its_definition_on_a_gpu(name, dtype, data):
     assert_agrees(call, DEFINITIONS[name], args, dtype, sums=SUMS.get(name, ()))
 
 
-SHAPES = [  # (shape of x, channels out): several tiles in each direction, and ends inside of them
-    ((9, 14, 14, 20), 70),
-    ((3, 7, 7, 36), 36),
-    ((2, 16, 16, 3), 129),
-    ((70, 16, 16, 8), 8),
-    ((2, 8, 8, 64), 40),
+SHAPES = [  # (shape of x, channels out, large tile, small tile, tile of the kernel's gradient)
+    # several tiles in each direction, and ends inside of them
+    ((9, 14, 14, 20), 70, "any", "any", "any"),
+    ((2, 16, 16, 3), 129, "any", "any", "any"),
+    ((2, 16, 16, 20), 132, "128x128", "64x64", "128x128"),
+    ((5, 9, 9, 36), 36, "128x64", "64x64", "128x64"),
+    ((5, 8, 8, 64), 40, "128x64", "64x64", "128x64"),
+    ((70, 16, 16, 8), 8, "128x32", "128x32", "128x32"),
+    ((9, 14, 14, 4), 68, "128x128", "64x64", "64x64"),
 ]
 
 
@@ -95,8 +98,10 @@ def convolution(shape, o, stride, rng):
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("busy", [1, conv.BUSY])  # large tiles, and small ones
-@pytest.mark.parametrize(("shape", "o"), SHAPES)
-def test_convolution_over_several_tiles(emulated, monkeypatch, shape, o, busy, stride, precision):
+@pytest.mark.parametrize(("shape", "o", "large", "small", "tall"), SHAPES)
+def test_convolution_over_several_tiles(
+    emulated, monkeypatch, shape, o, large, small, tall, busy, stride, precision
+):
     """In TF32 with factors rounded to 10 bits: the error of a product is below 2^-10."""
     monkeypatch.setattr(backend, "precision", precision)
     monkeypatch.setattr(conv, "BUSY", busy)
@@ -111,9 +116,8 @@ def test_convolution_over_several_tiles(emulated, monkeypatch, shape, o, busy, s
         )
         emulator.launches.clear()
         got = on_the_double(FAST[name])(np, *args)
-        if name != "conv2d_dw":
-            tile = "convolve_128" if busy == 1 else "convolve_64"
-            assert emulator.launches[0][0].startswith(tile)
+        tile = {"conv2d": large if busy == 1 else small, "conv2d_dw": tall}.get(name)
+        assert tile is None or emulator.launches[0][0].endswith(f"_{tile}")
         assert got.dtype == np.float32
         error = np.linalg.norm(got - exact) / np.linalg.norm(exact)
         low, high = (0, 5e-6) if precision == "float32" else (1e-5, 1e-3)

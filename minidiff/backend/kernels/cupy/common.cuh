@@ -6,9 +6,12 @@
 
 #define INFINITE (1e300 * 1e300)
 
-struct alignas(16) Pack {  // four numbers that are moved at once
-    REAL v[4];
+template <int V>  // V numbers, 1, 2 or 4, that are moved at once
+struct alignas(V * sizeof(REAL) < 16 ? V * sizeof(REAL) : 16) Numbers {
+    REAL v[V];
 };
+
+typedef Numbers<4> Pack;
 
 // The sum of `value` over the threads of a block, in all of them. `scratch` holds a number for each
 // warp; the order of additions depends on the number of threads alone.

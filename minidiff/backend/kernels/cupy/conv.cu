@@ -8,13 +8,16 @@
 // the input of a convolution with stride d.
 //
 // A block of 256 threads makes a tile of BM x BN numbers of the result, DEPTH of the summed index at
-// a time: while a slice is multiplied out of shared memory, the next is on its way to registers.
+// a time: while a slice is multiplied out of shared memory, the next is on its way to registers,
+// and from there it goes to a second buffer, so that a slice costs one barrier.
 // With TF32 the tile is multiplied by the tensor cores, whose factors keep 10 bits of mantissa.
 
 #define DEPTH 16
 #define THREADS 256
+// a second buffer of doubles would not fit the 48 KB that a block may have without asking
+#define BUFFERS (sizeof(REAL) == 4 ? 2 : 1)
 
-// The shape of an image, of a kernel and of the result.
+// The shape of an image, of a kernel and of the result. An image has less than 2^31 numbers.
 struct Geometry {
     int h, w, c, kh, kw, out_h, out_w, o, stride, dilation, top, left;
 };
@@ -55,17 +58,19 @@ struct Place {
     }
 };
 
-// Where A[place, tap] lies in x, or -1 if it is zero.
-__device__ inline long long where(const Place& p, const Tap& t, const Geometry& s)
+// Where A[place, tap] lies, or null if it is zero.
+__device__ inline const REAL* where(
+    const REAL* x, const Place& p, const Tap& t, const Geometry& s)
 {
     int u = p.i * s.stride + t.a - s.top, v = p.j * s.stride + t.b - s.left;
-    if (t.a >= s.kh || u < 0 || v < 0) return -1;
     if (s.dilation > 1) {
-        if (u % s.dilation || v % s.dilation) return -1;
+        if (u % s.dilation || v % s.dilation) return nullptr;
         u /= s.dilation, v /= s.dilation;
     }
-    if (u >= s.h || v >= s.w) return -1;
-    return (((long long)p.n * s.h + u) * s.w + v) * s.c + t.c;
+    // as unsigned numbers, negative ones are too large as well
+    if (t.a >= s.kh || (unsigned)u >= (unsigned)s.h) return nullptr;
+    if ((unsigned)v >= (unsigned)s.w) return nullptr;
+    return x + (long long)p.n * (s.h * s.w * s.c) + ((u * s.w + v) * s.c + t.c);
 }
 
 // A[place, tap .. tap + 3]. `packed`: c is a multiple of 4 and x is aligned.
@@ -73,13 +78,13 @@ __device__ inline Pack gather(const REAL* x, const Place& p, Tap t, const Geomet
 {
     Pack q = {{0, 0, 0, 0}};
     if (packed) {
-        const long long at = where(p, t, s);
-        if (at >= 0) q = *(const Pack*)(x + at);
+        const REAL* from = where(x, p, t, s);
+        if (from) q = *(const Pack*)from;
         return q;
     }
     for (int e = 0; e < 4; e++, t.advance(1, s)) {
-        const long long at = where(p, t, s);
-        if (at >= 0) q.v[e] = x[at];
+        const REAL* from = where(x, p, t, s);
+        if (from) q.v[e] = *from;
     }
     return q;
 }
@@ -99,17 +104,39 @@ __device__ inline Pack row_part(
     return q;
 }
 
+// The reverse; a new array is aligned.
+template <int V>
+__device__ inline void put_row_part(
+    REAL* matrix, long long row, int column, int columns, const Numbers<V>& q, int packed)
+{
+    REAL* to = matrix + row * columns + column;
+    if (packed) {
+        if (column < columns) *(Numbers<V>*)to = q;
+        return;
+    }
+    for (int e = 0; e < V; e++)
+        if (column + e < columns) to[e] = q.v[e];
+}
+
 #ifdef TF32
 // x with 10 bits of mantissa, rounded to nearest.
 #ifndef ON_HOST
 __device__ inline REAL round_tf32(REAL x)
 {
     unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+#if __CUDA_ARCH__ >= 900
+    asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));  // one instruction
+#else
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));  // ties away from zero; several
+#endif
     return __uint_as_float(bits);
 }
 
-// d += a b for a 16 x 8, b 8 x 8; each of the 32 threads holds 4, 2 and 4 numbers of them.
+// d += a b for a 16 x 8, b 8 x 8; each of the 32 threads holds 4, 2 and 4 numbers of them. With
+// lane = 4 group + member (PTX ISA, "Matrix Fragments for mma.m16n8k8", .tf32):
+//   a: (row group, k member), (group + 8, member), (group, member + 4), (group + 8, member + 4)
+//   b: (k member, column group), (member + 4, group)
+//   d: (row group, column 2 member), (group, 2 member + 1), and the same of row group + 8
 __device__ inline void mma(REAL (&d)[4], const REAL (&a)[4], const REAL (&b)[2])
 {
     asm volatile(
@@ -130,113 +157,167 @@ __device__ inline Pack rounded(Pack q)
     return q;
 }
 
-// The sums of one thread: ROWS x COLUMNS numbers of the tile, and which these are.
-//
-// The left factor stands in shared memory as left[row * ROW + k * K], the right one as
-// right[k * RIGHT + column].
-template <int BM, int BN>
-struct Sums {
+// Eight neighbours as 0 4 1 5 2 6 3 7: threads side by side then use rows that are four apart,
+// which begin in opposite halves of the banks (rows of DEPTH + 4 numbers).
+__device__ inline int apart(int i) { return i % 2 * 4 + i / 2; }
+
+// A slice of both factors in shared memory: the right one as right[k * RIGHT + column]; the left
+// one BY_ROW as left[row * LEFT + k], else as left[k * LEFT + row]. Rows end off the banks that
+// they begin in, so that threads of several rows do not wait for each other.
+template <int BM, int BN, bool BY_ROW>
+struct Slice {
+    static const int LEFT = BY_ROW ? DEPTH + 4 : BM + 8, RIGHT = BN + 8;
+    alignas(16) REAL left[(BY_ROW ? BM : DEPTH) * LEFT];
+    alignas(16) REAL right[DEPTH * RIGHT];
+};
+
 #ifdef TF32
-    // Eight warps as 4 x 2, each a part of the tile of BM / 4 x BN / 2 in pieces of 16 x 8.
-    static const int DOWN = BM / 64, ACROSS = BN / 16;
-    REAL value[DOWN][ACROSS][4];
+// The sums of one thread. Warps stand side by side, 32 columns each, and one below the other.
+//
+// The tensor cores get y^T = w^T A^T in pieces of 16 columns and 8 rows of the tile: so the two or
+// four numbers of a factor that an instruction wants in neighbouring registers lie side by side in
+// shared memory, too. For that, the order of what is summed over and of the columns within a piece
+// is not the natural one. With lane = 4 group + member, a thread reads
+//   columns 2 group, 2 group + 1 as rows group, group + 8 of the piece,
+//   k = 4 member .. 4 member + 3 where they lie in a row, each two of them for one instruction;
+//   the rows of w are put down in that order. Else k = member, + 4, + 8, + 12.
+template <int BM, int BN, bool BY_ROW>
+struct Sums {
+    typedef Slice<BM, BN, BY_ROW> Factors;
+    static const int SIDE = 2, ACROSS = BN / 32, ROWS = BM / (THREADS / 32 / ACROSS);
+    REAL value[ROWS / 8][2][4];
+    int group, member, top, left;
 
     __device__ Sums()
     {
-        for (int i = 0; i < DOWN; i++)
-            for (int j = 0; j < ACROSS; j++)
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        group = lane / 4, member = lane % 4;
+        top = warp / ACROSS * ROWS, left = warp % ACROSS * 32;
+        for (int i = 0; i < ROWS / 8; i++)
+            for (int j = 0; j < 2; j++)
                 for (int e = 0; e < 4; e++) value[i][j][e] = 0;
     }
 
-    template <int ROW, int K, int RIGHT>
-    __device__ void add(const REAL* left, const REAL* right)
+    // Where the row k of a slice of the right factor is put down.
+    __device__ static int slot(int k) { return BY_ROW ? k % 4 * 4 + k / 4 : k; }
+
+    // The row of the tile that is column n of piece i.
+    __device__ int row(int i, int n) const { return top + 8 * i + (BY_ROW ? apart(n) : n); }
+
+    __device__ void add(const Factors& f)
     {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const int row = warp % 4 * (BM / 4) + lane / 4, column = warp / 4 * (BN / 2) + lane / 4;
+        REAL a[DEPTH / 8][2][4];
 #pragma unroll
-        for (int k = lane % 4; k < DEPTH; k += 8) {
-            REAL a[DOWN][4], b[ACROSS][2];
+        for (int e = 0; e < DEPTH / 4; e++)
 #pragma unroll
-            for (int i = 0; i < DOWN; i++)
+            for (int j = 0; j < 2; j++) {
+                const auto two = *(const Numbers<2>*)(
+                    f.right + (member + 4 * e) * Factors::RIGHT + left + 16 * j + 2 * group);
+                a[e / 2][j][e % 2 * 2] = two.v[0], a[e / 2][j][e % 2 * 2 + 1] = two.v[1];
+            }
 #pragma unroll
-                for (int e = 0; e < 4; e++)  // rows r and r + 8, then the same of k + 4
-                    a[i][e] = left[(row + 16 * i + e % 2 * 8) * ROW + (k + e / 2 * 4) * K];
+        for (int i = 0; i < ROWS / 8; i++) {
+            const int r = row(i, group);
+            Pack b;
+            if (BY_ROW)
+                b = *(const Pack*)(f.left + r * Factors::LEFT + 4 * member);
+            else
 #pragma unroll
-            for (int j = 0; j < ACROSS; j++)
+                for (int e = 0; e < 4; e++) b.v[e] = f.left[(member + 4 * e) * Factors::LEFT + r];
 #pragma unroll
-                for (int e = 0; e < 2; e++)
-                    b[j][e] = right[(k + 4 * e) * RIGHT + column + 8 * j];
+            for (int k = 0; k < DEPTH / 8; k++)
 #pragma unroll
-            for (int i = 0; i < DOWN; i++)
-#pragma unroll
-                for (int j = 0; j < ACROSS; j++) mma(value[i][j], a[i], b[j]);
+                for (int j = 0; j < 2; j++)
+                    mma(value[i][j], a[k][j], {b.v[2 * k], b.v[2 * k + 1]});
         }
     }
 
-    // store(row, column, value) for each sum
+    // store(row, column, SIDE sums side by side)
     template <typename Store>
     __device__ void each(Store store) const
     {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const int row = warp % 4 * (BM / 4) + lane / 4;
-        const int column = warp / 4 * (BN / 2) + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < DOWN; i++)
+        for (int i = 0; i < ROWS / 8; i++)
 #pragma unroll
-            for (int j = 0; j < ACROSS; j++)
+            for (int e = 0; e < 2; e++)
 #pragma unroll
-                for (int e = 0; e < 4; e++)
-                    store(row + 16 * i + e / 2 * 8, column + 8 * j + e % 2, value[i][j][e]);
+                for (int j = 0; j < 2; j++)
+                    store(row(i, 2 * member + e), left + 16 * j + 2 * group,
+                          Numbers<2>{{value[i][j][e], value[i][j][2 + e]}});
     }
+};
 #else
-    // Threads as DOWN x ACROSS, each with four columns side by side and every DOWN-th row.
-    static const int ACROSS = BN / 4, DOWN = THREADS / ACROSS, ROWS = BM / DOWN;
-    REAL value[ROWS][4];
+// The sums of one thread: ROWS rows, in each four columns side by side, or twice four.
+//
+// A warp is 4 x 8 threads, so numbered that neighbours share what they read from either factor:
+// the fewer different numbers a warp reads, the faster shared memory hands them out.
+template <int BM, int BN, bool BY_ROW>
+struct Sums {
+    typedef Slice<BM, BN, BY_ROW> Factors;
+    static const int SIDE = 4, PACKS = BN == 128 ? 2 : 1, ACROSS = BN / (32 * PACKS);
+    static const int ROWS = BM / (THREADS / 32 / ACROSS) / 4;
+    REAL value[ROWS][PACKS][4];
+    int top, left;
 
     __device__ Sums()
     {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        top = warp / ACROSS * ROWS * 4 + (lane / 16 * 2 + lane % 2) * (BY_ROW ? 1 : 4);
+        left = warp % ACROSS * PACKS * 32 + lane % 16 / 2 * 4;
         for (int i = 0; i < ROWS; i++)
-            for (int e = 0; e < 4; e++) value[i][e] = 0;
+            for (int p = 0; p < PACKS; p++)
+                for (int e = 0; e < 4; e++) value[i][p][e] = 0;
     }
 
-    template <int ROW, int K, int RIGHT>
-    __device__ void add(const REAL* left, const REAL* right)
+    __device__ static int slot(int k) { return k; }
+
+    __device__ int row(int i) const { return top + (BY_ROW ? 4 * i : i % 4 + i / 4 * 16); }
+
+    __device__ void add(const Factors& f)
     {
-        const int row = threadIdx.x / ACROSS, column = threadIdx.x % ACROSS * 4;
+#pragma unroll 1
+        for (int k = 0; k < DEPTH; k += 2) {
+            REAL a[ROWS][2];
+            if (BY_ROW) {
 #pragma unroll
-        for (int k = 0; k < DEPTH; k += 4) {
-            Pack a[ROWS];
+                for (int i = 0; i < ROWS; i++) {
+                    const auto two = *(const Numbers<2>*)(f.left + row(i) * Factors::LEFT + k);
+                    a[i][0] = two.v[0], a[i][1] = two.v[1];
+                }
+            } else {
 #pragma unroll
-            for (int i = 0; i < ROWS; i++) {
-                const REAL* from = left + (row + i * DOWN) * ROW + k * K;
-                if (K == 1)
-                    a[i] = *(const Pack*)from;
-                else
-#pragma unroll
-                    for (int q = 0; q < 4; q++) a[i].v[q] = from[q * K];
+                for (int i = 0; i < 2 * ROWS; i += 4) {
+                    const int q = i / ROWS;
+                    const Pack four =
+                        *(const Pack*)(f.left + (k + q) * Factors::LEFT + row(i % ROWS));
+                    for (int e = 0; e < 4; e++) a[i % ROWS + e][q] = four.v[e];
+                }
             }
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const Pack b = *(const Pack*)(right + (k + q) * RIGHT + column);
+            for (int q = 0; q < 2; q++)
 #pragma unroll
-                for (int i = 0; i < ROWS; i++)
+                for (int p = 0; p < PACKS; p++) {
+                    const Pack b =
+                        *(const Pack*)(f.right + (k + q) * Factors::RIGHT + left + 32 * p);
 #pragma unroll
-                    for (int e = 0; e < 4; e++) value[i][e] += a[i].v[q] * b.v[e];
-            }
+                    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) value[i][p][e] += a[i][q] * b.v[e];
+                }
         }
     }
 
+    // store(row, column, SIDE sums side by side)
     template <typename Store>
     __device__ void each(Store store) const
     {
-        const int row = threadIdx.x / ACROSS, column = threadIdx.x % ACROSS * 4;
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) store(row + i * DOWN, column + e, value[i][e]);
+            for (int p = 0; p < PACKS; p++) store(row(i), left + 32 * p, *(const Pack*)value[i][p]);
     }
-#endif
 };
+#endif
 
 // y (places, o) = A (places, k) w (k, o) + bias
 template <int BM, int BN>
@@ -244,48 +325,62 @@ __device__ inline void convolve(
     const REAL* x, const REAL* w, const REAL* bias, REAL* y, int places, const Geometry& s,
     int biased, int packed_x, int packed_w)
 {
-    const int ROW = DEPTH + 4, RIGHT = BN + 8;  // rows end off the banks that they begin in
-    const int LOADS = BM / 64, WIDE = BN / 4;
-    alignas(16) __shared__ REAL left[BM * (DEPTH + 4)];
-    alignas(16) __shared__ REAL right[DEPTH * (BN + 8)];
+    typedef Slice<BM, BN, true> Factors;
+    __shared__ Factors slices[BUFFERS];
+    // of a slice of A this thread brings numbers k..k+3 of A_LOADS rows, of w the same of rows
+    const int A_LOADS = BM / 64, WIDE = BN / 4, STEP = THREADS / WIDE;
+    const int W_LOADS = STEP < DEPTH ? DEPTH / STEP : 1;
 
     const int m0 = blockIdx.x * BM, o0 = blockIdx.y * BN, depth = s.kh * s.kw * s.c;
-    // of a slice of A this thread brings numbers k..k+3 of LOADS rows, of w four of one row
-    const int row = threadIdx.x / 4, k = threadIdx.x % 4 * 4;
+    const int row = threadIdx.x / 32 * 8 + apart(threadIdx.x / 4 % 8), k = threadIdx.x % 4 * 4;
     const int w_row = threadIdx.x / WIDE, w_column = threadIdx.x % WIDE * 4;
     Tap tap;
     tap.start(k, s);
-    Place place[LOADS];
-    for (int i = 0; i < LOADS; i++) place[i].start(m0 + row + 64 * i, s);
-    Pack next[LOADS], next_w;
+    Place place[A_LOADS];
+    for (int i = 0; i < A_LOADS; i++) place[i].start(m0 + row + 64 * i, s);
+    Pack next[A_LOADS], next_w[W_LOADS];
 
     auto fetch = [&](int from) {
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) {
+        for (int i = 0; i < A_LOADS; i++) {
             next[i] = Pack{{0, 0, 0, 0}};
             if (m0 + row + 64 * i < places) next[i] = gather(x, place[i], tap, s, packed_x);
         }
         tap.advance(DEPTH, s);
-        next_w = Pack{{0, 0, 0, 0}};
-        if (w_row < DEPTH && from + w_row < depth)
-            next_w = row_part(w, from + w_row, o0 + w_column, s.o, packed_w);
+#pragma unroll
+        for (int i = 0; i < W_LOADS; i++) {
+            const int at = w_row + STEP * i;
+            next_w[i] = Pack{{0, 0, 0, 0}};
+            if (at < DEPTH && from + at < depth)
+                next_w[i] = row_part(w, from + at, o0 + w_column, s.o, packed_w);
+        }
     };
 
-    Sums<BM, BN> sums;
+    typedef Sums<BM, BN, true> Product;
+    Product sums;
     fetch(0);
     for (int from = 0; from < depth; from += DEPTH) {
-        __syncthreads();  // the slice before has been multiplied
+        Factors& slice = slices[from / DEPTH % BUFFERS];
+        if (BUFFERS == 1) __syncthreads();  // the slice before has been multiplied
 #pragma unroll
-        for (int i = 0; i < LOADS; i++)
-            *(Pack*)(left + (row + 64 * i) * ROW + k) = rounded(next[i]);
-        if (w_row < DEPTH) *(Pack*)(right + w_row * RIGHT + w_column) = rounded(next_w);
+        for (int i = 0; i < A_LOADS; i++)
+            *(Pack*)(slice.left + (row + 64 * i) * Factors::LEFT + k) = rounded(next[i]);
+#pragma unroll
+        for (int i = 0; i < W_LOADS; i++)
+            if (w_row + STEP * i < DEPTH)
+                *(Pack*)(slice.right + sums.slot(w_row + STEP * i) * Factors::RIGHT + w_column) =
+                    rounded(next_w[i]);
         __syncthreads();
         if (from + DEPTH < depth) fetch(from + DEPTH);
-        sums.template add<ROW, 1, RIGHT>(left, right);
+        sums.add(slice);
     }
-    sums.each([&](int r, int column, REAL value) {
+    sums.each([&](int r, int column, Numbers<Product::SIDE> q) {
         const int m = m0 + r, o = o0 + column;
-        if (m < places && o < s.o) y[(long long)m * s.o + o] = value + (biased ? bias[o] : 0);
+        if (m >= places) return;
+        if (biased)
+            for (int e = 0; e < Product::SIDE; e++)
+                if (o + e < s.o) q.v[e] += bias[o + e];
+        put_row_part(y, m, o, s.o, q, packed_w);
     });
 }
 
@@ -295,10 +390,11 @@ __device__ inline void correlate(
     const REAL* x, const REAL* g, REAL* parts, int places, int stretch, const Geometry& s,
     int packed_x, int packed_g)
 {
-    const int K = BM + 8, RIGHT = BN + 8, TALL = BM / 4, WIDE = BN / 4;
-    const int LOADS = BM / 64, EACH = THREADS / TALL;
-    alignas(16) __shared__ REAL left[DEPTH * (BM + 8)];
-    alignas(16) __shared__ REAL right[DEPTH * (BN + 8)];
+    typedef Slice<BM, BN, false> Factors;
+    __shared__ Factors slices[BUFFERS];
+    const int TALL = BM / 4, A_STEP = THREADS / TALL, A_LOADS = DEPTH / A_STEP;
+    const int WIDE = BN / 4, G_STEP = THREADS / WIDE;
+    const int G_LOADS = G_STEP < DEPTH ? DEPTH / G_STEP : 1;
 
     const int k0 = blockIdx.x * BM, o0 = blockIdx.y * BN, depth = s.kh * s.kw * s.c;
     const int begin = blockIdx.z * stretch;
@@ -307,38 +403,47 @@ __device__ inline void correlate(
     const int g_row = threadIdx.x / WIDE, g_column = threadIdx.x % WIDE * 4;
     Tap tap;
     tap.start(k0 + k, s);
-    Place place[LOADS];
-    for (int i = 0; i < LOADS; i++) place[i].start(begin + row + EACH * i, s);
-    Pack next[LOADS], next_g;
+    Place place[A_LOADS];
+    for (int i = 0; i < A_LOADS; i++) place[i].start(begin + row + A_STEP * i, s);
+    Pack next[A_LOADS], next_g[G_LOADS];
 
     auto fetch = [&](int from) {
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) {
+        for (int i = 0; i < A_LOADS; i++) {
             next[i] = Pack{{0, 0, 0, 0}};
-            if (from + row + EACH * i < end) next[i] = gather(x, place[i], tap, s, packed_x);
+            if (from + row + A_STEP * i < end) next[i] = gather(x, place[i], tap, s, packed_x);
             place[i].advance(DEPTH, s);
         }
-        next_g = Pack{{0, 0, 0, 0}};
-        if (g_row < DEPTH && from + g_row < end)
-            next_g = row_part(g, from + g_row, o0 + g_column, s.o, packed_g);
+#pragma unroll
+        for (int i = 0; i < G_LOADS; i++) {
+            const int at = g_row + G_STEP * i;
+            next_g[i] = Pack{{0, 0, 0, 0}};
+            if (at < DEPTH && from + at < end)
+                next_g[i] = row_part(g, from + at, o0 + g_column, s.o, packed_g);
+        }
     };
 
-    Sums<BM, BN> sums;
+    typedef Sums<BM, BN, false> Product;
+    Product sums;
     fetch(begin);
-    for (int from = begin; from < end; from += DEPTH) {
-        __syncthreads();
+    for (int from = begin, n = 0; from < end; from += DEPTH, n++) {
+        Factors& slice = slices[n % BUFFERS];
+        if (BUFFERS == 1) __syncthreads();
 #pragma unroll
-        for (int i = 0; i < LOADS; i++)
-            *(Pack*)(left + (row + EACH * i) * K + k) = rounded(next[i]);
-        if (g_row < DEPTH) *(Pack*)(right + g_row * RIGHT + g_column) = rounded(next_g);
+        for (int i = 0; i < A_LOADS; i++)
+            *(Pack*)(slice.left + (row + A_STEP * i) * Factors::LEFT + k) = rounded(next[i]);
+#pragma unroll
+        for (int i = 0; i < G_LOADS; i++)
+            if (g_row + G_STEP * i < DEPTH)
+                *(Pack*)(slice.right + sums.slot(g_row + G_STEP * i) * Factors::RIGHT + g_column) =
+                    rounded(next_g[i]);
         __syncthreads();
         if (from + DEPTH < end) fetch(from + DEPTH);
-        sums.template add<1, K, RIGHT>(left, right);
+        sums.add(slice);
     }
     REAL* out = parts + (long long)blockIdx.z * depth * s.o;
-    sums.each([&](int r, int column, REAL value) {
-        const int at = k0 + r, o = o0 + column;
-        if (at < depth && o < s.o) out[(long long)at * s.o + o] = value;
+    sums.each([&](int r, int column, Numbers<Product::SIDE> q) {
+        if (k0 + r < depth) put_row_part(out, k0 + r, o0 + column, s.o, q, packed_g);
     });
 }
 
@@ -346,29 +451,33 @@ __device__ inline void correlate(
     int h, int width, int c, int kh, int kw, int out_h, int out_w, int o, int stride,         \
         int dilation, int top, int left
 
-#define CONVOLVE(BM, BN)                                                                      \
-    extern "C" __global__ __launch_bounds__(THREADS) void convolve_##BM##x##BN(               \
+// `packed_x`, `packed_w`: whether four numbers of x and w are moved at once. The fast kernels are
+// for images and kernels that allow both, the others for any; they hold much code for the ends.
+#define CONVOLVE(NAME, BM, BN, PACKED_X, PACKED_W)                                            \
+    extern "C" __global__ __launch_bounds__(THREADS, BUFFERS) void convolve_##NAME(           \
         const REAL* x, const REAL* w, const REAL* bias, REAL* y, int places, GEOMETRY,        \
         int biased, int packed_x, int packed_w)                                               \
     {                                                                                         \
         const Geometry s = {h, width, c, kh, kw, out_h, out_w, o, stride, dilation, top, left}; \
-        convolve<BM, BN>(x, w, bias, y, places, s, biased, packed_x, packed_w);               \
+        convolve<BM, BN>(x, w, bias, y, places, s, biased, PACKED_X, PACKED_W);               \
     }
 
-#define CORRELATE(BM, BN)                                                                     \
-    extern "C" __global__ __launch_bounds__(THREADS) void correlate_##BM##x##BN(              \
+#define CORRELATE(NAME, BM, BN, PACKED_X, PACKED_G)                                           \
+    extern "C" __global__ __launch_bounds__(THREADS, BUFFERS) void correlate_##NAME(          \
         const REAL* x, const REAL* g, REAL* parts, int places, int stretch, GEOMETRY,         \
         int packed_x, int packed_g)                                                           \
     {                                                                                         \
         const Geometry s = {h, width, c, kh, kw, out_h, out_w, o, stride, dilation, top, left}; \
-        correlate<BM, BN>(x, g, parts, places, stretch, s, packed_x, packed_g);               \
+        correlate<BM, BN>(x, g, parts, places, stretch, s, PACKED_X, PACKED_G);               \
     }
 
-CONVOLVE(128, 64)
-CONVOLVE(128, 32)
-CONVOLVE(64, 64)
-CONVOLVE(64, 32)
-CORRELATE(128, 64)
-CORRELATE(128, 32)
-CORRELATE(64, 64)
-CORRELATE(64, 32)
+CONVOLVE(128x128, 128, 128, 1, 1)
+CONVOLVE(128x64, 128, 64, 1, 1)
+CONVOLVE(128x32, 128, 32, 1, 1)
+CONVOLVE(64x64, 64, 64, 1, 1)
+CONVOLVE(any, 64, 64, packed_x, packed_w)
+CORRELATE(128x128, 128, 128, 1, 1)
+CORRELATE(128x64, 128, 64, 1, 1)
+CORRELATE(128x32, 128, 32, 1, 1)
+CORRELATE(64x64, 64, 64, 1, 1)
+CORRELATE(any, 64, 64, packed_x, packed_g)

@@ -6,20 +6,40 @@ import math
 from typing import Any
 
 from minidiff import backend
-from minidiff.backend.kernels.cupy.launch import aligned, launch
+from minidiff.backend.kernels.cupy.launch import aligned, contiguous, launch
 from minidiff.backend.kernels.reference import Array, Pads
 
-BUSY = 264
+BUSY = 256
 """Blocks that keep a large GPU busy: two for each of its multiprocessors."""
 STRETCH = 128
 """The fewest places that a block sums over in the gradient of a kernel."""
+ANY = 64, 64
+"""The tile of the kernels that take any number of channels, wherever they begin in memory."""
 
 
-def _tile(rows: int, columns: int) -> tuple[int, int]:
-    """The largest tile (rows, columns) that still makes enough blocks."""
-    wide = 64 if columns > 32 else 32
-    blocks = -(-rows // 128) * -(-columns // wide)
-    return (128, wide) if blocks >= BUSY else (64, wide)
+def _tiles(rows: int, columns: int) -> list[tuple[int, int]]:
+    """The tiles (rows, columns) that suit a result of this size, the largest first: it reads each
+    number from memory, and from shared memory, the fewest times.
+    """
+    if rows <= 64:
+        return [(64, 64)]
+    if columns <= 32:
+        return [(128, 32)]
+    return [(128, 128)] * (columns > 64) + [(128, 64), (64, 64)]
+
+
+def _grid(rows: int, columns: int, tile: tuple[int, int]) -> tuple[int, int]:
+    return -(-rows // tile[0]), -(-columns // tile[1])
+
+
+def _name(tile: tuple[int, int], packed: list[int]) -> str:
+    """Which of the kernels of conv.cu."""
+    return "{}x{}".format(*tile) if all(packed) else "any"
+
+
+def _packed(*arrays: Array) -> list[int]:
+    """For each array, whether four neighbouring channels can be moved at once, anywhere in it."""
+    return [int(a.shape[-1] % 4 == 0 and aligned(a)) for a in arrays]
 
 
 def _defines(x: Array) -> tuple[str, ...]:
@@ -31,18 +51,17 @@ def _convolve(
     corner: tuple[int, int],
 ) -> Array:  # fmt: skip
     """The convolution of x, spread out by `dilation`, with its first `corner` places padding."""
-    x, w = xp.ascontiguousarray(x), xp.ascontiguousarray(w)
-    bias = w if b is None else xp.ascontiguousarray(b)  # not read where there is none
+    x, w, b = contiguous(xp, x, w, b)
     (n, h, width, c), (kh, kw, _, o) = x.shape, w.shape
     y = xp.empty((n, *out, o), x.dtype)
-    places = n * out[0] * out[1]
-    tile = _tile(places, o)
+    places, packed = n * out[0] * out[1], _packed(x, w)
+    tiles = _tiles(places, o) if all(packed) else [ANY]
+    tile = next((t for t in tiles if math.prod(_grid(places, o, t)) >= BUSY), tiles[-1])
     launch(
-        xp, "conv", "convolve_{}x{}".format(*tile), (-(-places // tile[0]), -(-o // tile[1])),
+        xp, "conv", f"convolve_{_name(tile, packed)}", _grid(places, o, tile),
         (
-            x, w, bias, y, places,
-            h, width, c, kh, kw, *out, o, stride, dilation, *corner,
-            int(b is not None), int(c % 4 == 0 and aligned(x)), int(o % 4 == 0 and aligned(w)),
+            x, w, w if b is None else b, y, places,
+            h, width, c, kh, kw, *out, o, stride, dilation, *corner, int(b is not None), *packed,
         ),
         defines=_defines(x),
     )  # fmt: skip
@@ -71,10 +90,9 @@ def conv2d_dw(
 ) -> Array:
     """A^T g, cut into stretches of places that are summed in the same order at every run."""
     depth, o, places = math.prod(w_shape[:3]), w_shape[3], math.prod(g.shape[:3])
-    tile = _tall_tile(depth, o)
-    blocks = -(-depth // tile[0]) * -(-o // tile[1])
-    parts = max(1, min(2 * BUSY // blocks, -(-places // STRETCH)))
-    sums = correlate(xp, x, g, w_shape, stride, pads, -(-places // parts))
+    blocks = math.prod(_grid(depth, o, _tiles(depth, o)[0]))
+    parts = max(1, min(BUSY // blocks, -(-places // STRETCH)))
+    sums = correlate(xp, x, g, w_shape, stride, pads, max(1, -(-places // parts)))
     return sums[0] if len(sums) == 1 else sums.sum(axis=0)
 
 
@@ -82,24 +100,19 @@ def correlate(
     xp: Any, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads, stretch: int
 ) -> Array:
     """A^T g over each `stretch` of places by itself: (parts, *w_shape)."""
-    x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
+    x, g = contiguous(xp, x, g)
     (_, h, width, c), (n, *out, o) = x.shape, g.shape
     kh, kw = w_shape[:2]
-    places, tile = n * out[0] * out[1], _tall_tile(kh * kw * c, o)
-    grid = -(-(kh * kw * c) // tile[0]), -(-o // tile[1]), -(-places // stretch)
-    sums = xp.empty((grid[2], *w_shape), x.dtype)
+    places, depth, packed = n * out[0] * out[1], kh * kw * c, _packed(x, g)
+    tile = _tiles(depth, o)[0] if all(packed) else ANY
+    parts = max(1, -(-places // stretch))  # no places: sums of nothing
+    sums = xp.empty((parts, *w_shape), x.dtype)
     launch(
-        xp, "conv", "correlate_{}x{}".format(*tile), grid,
+        xp, "conv", f"correlate_{_name(tile, packed)}", (*_grid(depth, o, tile), parts),
         (
             x, g, sums, places, stretch,
-            h, width, c, kh, kw, *out, o, stride, 1, pads[0][0], pads[1][0],
-            int(c % 4 == 0 and aligned(x)), int(o % 4 == 0 and aligned(g)),
+            h, width, c, kh, kw, *out, o, stride, 1, pads[0][0], pads[1][0], *packed,
         ),
         defines=_defines(x),
     )  # fmt: skip
     return sums
-
-
-def _tall_tile(depth: int, o: int) -> tuple[int, int]:
-    """The tile (rows, columns) for a kernel of `depth` rows and `o` columns."""
-    return (128 if depth % 128 == 0 or depth >= 512 else 64), (64 if o > 32 else 32)

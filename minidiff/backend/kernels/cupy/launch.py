@@ -68,6 +68,12 @@ def blocks(n: int, threads: int = THREADS, most: int = 65_535) -> int:
     return min(-(-n // threads), most)
 
 
+def contiguous(xp: Any, *arrays: Array | None) -> list[Any]:
+    """The arrays without gaps, and of one type, as a kernel reads them; None stays None."""
+    dtype = xp.result_type(*(a.dtype for a in arrays if a is not None))
+    return [None if a is None else xp.ascontiguousarray(a, dtype) for a in arrays]
+
+
 def aligned(*arrays: Array) -> bool:
     """Whether each array begins where four float32 can be moved at once."""
     return all(a.data.ptr % 16 == 0 for a in arrays)

@@ -4,11 +4,6 @@
 // channels (V of them, moved at once), a row to every so many positions. gamma, beta and shift hold
 // a number for each channel (step 0) or for each sample and channel (step C).
 
-template <int V>
-struct alignas(V == 4 ? 16 : sizeof(REAL)) Numbers {
-    REAL v[V];
-};
-
 __device__ inline REAL sigmoid(REAL x) { return 1 / (1 + exp(-x)); }
 
 // Where the thread stands, and where its group lies.
