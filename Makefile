@@ -68,10 +68,12 @@ clean:  ## remove what tests, tools and builds leave behind, but no run
 distclean: clean  ## also remove the virtual environment
 	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 
-# One stamp for each extra that was installed. uv is used where it is found, since it is faster; else pip, upgraded
-# because the one that comes with Python may be years old.
-INSTALL = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(PY),$(PIP) install --quiet)
+# One stamp for each extra that was installed. uv is used where it is found, since it is faster; else the pip that comes
+# with Python. Neither compiles all the modules that it installs, which takes longer than to download them: Python compiles
+# each when it is first imported, and keeps the result.
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(PY),$(PIP) install --quiet --no-compile)
 PIP     = $(PY) -m pip --disable-pip-version-check
+unexport PYTHONDONTWRITEBYTECODE
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'pass' 2>/dev/null || { \
@@ -85,7 +87,6 @@ ifneq ($(UV),)
 else
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo 'make: $(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@$(PIP) install --quiet --upgrade pip
 endif
 	@touch $@
 
