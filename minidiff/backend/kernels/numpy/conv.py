@@ -84,17 +84,12 @@ class _Columns:
     def of(self, block: slice) -> Array:
         """The matrix (windows of the block, kh kw C); overwritten by the next call."""
         images = self.images.of(block)
-        s = images.strides
-        windows: Array = np.ndarray(  # what as_strided makes, but several times sooner
-            (len(images), *self.out, *self.run),
-            images.dtype,
-            images,
-            # not s[3]: the stride of an axis of length 1 (one channel) may be anything
-            strides=(s[0], s[1] * self.stride, s[2] * self.stride, s[1], images.itemsize),
-        )
-        columns = memory.scratch("columns", windows.shape, images.dtype)
-        np.copyto(columns, windows)
-        return columns.reshape(-1, math.prod(self.run))
+        (image, row, pixel, _), (kh, run) = images.strides, self.run
+        shape = len(images), *self.out, kh
+        strides = image, row * self.stride, pixel * self.stride, row
+        columns = memory.scratch("columns", (*shape, run), images.dtype)
+        np.copyto(memory.items(columns, shape, run), memory.items(images, shape, run, strides))
+        return columns.reshape(-1, kh * run)
 
 
 def _gather(x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None) -> Array:

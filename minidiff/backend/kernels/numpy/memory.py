@@ -42,6 +42,17 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return buffers[name][:size].view(dtype).reshape(shape)
 
 
+def items(
+    x: np.ndarray, shape: tuple[int, ...], size: int, strides: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """`shape` runs of `size` numbers of the contiguous `x`, each as one item, to be copied.
+
+    NumPy starts a loop for each run of numbers, and copies items in one loop: two to three times
+    faster where the numbers of a run are few. `strides` in bytes; None means one after another.
+    """
+    return np.ndarray(shape, np.dtype((np.void, size * x.itemsize)), x, strides=strides)
+
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's names for its settings, malloc.h
 _GROWTH = 64 << 20  # bytes that the heap grows by at a time
 

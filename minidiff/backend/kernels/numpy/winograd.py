@@ -105,6 +105,21 @@ class _Tiling:
         frame = (top, bottom + down), (left, right + across)
         self.images = Padded("images", x, frame, self.blocks)
 
+    def put_together(self, results: Array, y: Array) -> None:
+        """Put the results (4, 4, tiles, o) of a block where they belong in its images y."""
+        (n, *sides, o), (down, across) = y.shape, self.tiles
+        fits = sides == [M * down, M * across]
+        frame = y if fits else memory.scratch("half", (n, M * down, M * across, o), y.dtype)
+        image, row, pixel = frame.strides[:3]
+        np.copyto(
+            memory.items(
+                frame, (M, M, n, down, across), o, (row, pixel, image, M * row, M * pixel)
+            ),
+            memory.items(results, (M, M, n, down, across), o),
+        )
+        if not fits:
+            y[...] = frame[:, : sides[0], : sides[1]]
+
 
 def _multiply(a: Array, b: Array, name: str) -> Array:
     """The product of two matrices, or two stacks of them, in the scratch of that name."""
@@ -124,11 +139,13 @@ def _transform(matrix: Array, images: Array, name: str) -> Array:
     )
     half = memory.scratch("half", (N, n, down, width * c), images.dtype)
     np.matmul(matrix, rows, out=half.transpose(1, 2, 0, 3))
-    half = half.reshape(N, n, down, width, c)
-    windows = np.lib.stride_tricks.sliding_window_view(half, size, axis=3)[:, :, :, ::M]
-    windows = windows.transpose(0, 5, 1, 2, 3, 4)
-    tiles = memory.scratch("tiles", windows.shape, images.dtype)
-    np.copyto(tiles, windows)
+    across, s = (width - size) // M + 1, half.strides
+    pixel = c * images.itemsize
+    tiles = memory.scratch("tiles", (N, size, n, down, across, c), images.dtype)
+    np.copyto(
+        memory.items(tiles, tiles.shape[:-1], c),
+        memory.items(half, tiles.shape[:-1], c, (s[0], pixel, s[1], s[2], M * pixel)),
+    )
     return _multiply(matrix, tiles.reshape(N, size, -1), name).reshape(N * N, -1, c)
 
 
@@ -147,10 +164,7 @@ def conv2d(x: Array, w: Array, pads: Pads, b: Array | None = None, *, turn: bool
         if b is not None:
             p[ONE] += b
         results = _multiply(at, p.reshape(N * N, -1), "transformed")
-        results = results.reshape(M, M, -1, *tiling.tiles, o)
-        for i, j in np.ndindex(M, M):
-            part = y[block, i::M, j::M]
-            part[...] = results[i, j, :, : part.shape[1], : part.shape[2]]
+        tiling.put_together(results.reshape(M, M, -1, o), y[block])
     return y
 
 
