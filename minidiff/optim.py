@@ -36,6 +36,7 @@ class Adam:
         self.flat, self.lr, self.betas, self.eps = flat, lr, betas, eps
         xp = backend.array_module(flat.data)
         self.m, self.v, self.steps = xp.zeros_like(flat.data), xp.zeros_like(flat.data), 0
+        self.weight_decay = 0.0  # AdamW's
 
     def step(self, lr: float | None = None) -> None:
         """Move the parameters against the gradient; `lr` overrides the step size this once."""
@@ -109,10 +110,14 @@ def clip_grad_norm(flat: Flat, max_norm: float) -> Array:
 
     Returns the norm before, as a device scalar (reading it on the host waits for the device).
     """
-    if not max_norm > 0:
-        raise InputError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
+    _check_limit("clip_grad_norm", max_norm)
     xp = backend.array_module(flat.grad)
     return kernels.of(xp).clip_norm(xp, flat.grad, max_norm)
+
+
+def _check_limit(name: str, max_norm: float) -> None:
+    if not max_norm > 0:
+        raise InputError(f"{name}: max_norm must be positive, got {max_norm}")
 
 
 class EMA:
@@ -149,3 +154,43 @@ class EMA:
             yield
         finally:
             self.flat.data[...] = own
+
+
+def update(
+    optimizer: Adam, ema: EMA | None, *, max_norm: float, lr: float | None = None
+) -> Array:
+    """All that follows the gradient in a step of training; returns the norm of the gradient.
+
+    The same as ``norm = clip_grad_norm(flat, max_norm)``, ``optimizer.step(lr)``, ``ema.update()``
+    for an optimizer and an average of one model, but a GPU does it in one pass. Without an average
+    `ema` is None.
+    """
+    return update_by(tick(optimizer, ema, lr=lr), optimizer, ema, max_norm=max_norm)
+
+
+def tick(
+    optimizer: Adam, ema: EMA | None, *, lr: float | None = None
+) -> tuple[float, float, float]:
+    """Count a step, and tell what is this step's own: its number, its size, the average's decay."""
+    optimizer.steps += 1
+    decay = 0.0
+    if ema is not None:
+        decay = ema.next_decay()
+        ema.updates += 1
+    return float(optimizer.steps), optimizer.lr if lr is None else lr, decay
+
+
+def update_by(clock: Any, optimizer: Adam, ema: EMA | None, *, max_norm: float) -> Array:
+    """`update` by the numbers that `tick` tells, without counting the step.
+
+    A captured graph does this at each replay, with `clock` an array of the device, float64 (3,).
+    """
+    _check_limit("update", max_norm)
+    flat = optimizer.flat
+    if ema is not None and ema.flat.data is not flat.data:
+        raise InputError("update: the optimizer and the average are of different models")
+    xp = backend.array_module(flat.data)
+    return kernels.of(xp).update(
+        xp, flat.data, flat.grad, optimizer.m, optimizer.v, None if ema is None else ema.data,
+        clock, max_norm, *optimizer.betas, optimizer.eps, optimizer.weight_decay,
+    )  # fmt: skip

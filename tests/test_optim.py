@@ -1,6 +1,7 @@
 """Optimizers, clipping and averaging against hand traces and closed forms."""
 
 import math
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minidiff import ops
+from minidiff import backend, ops
 from minidiff.errors import InputError
 from minidiff.nn import Flat, Linear
-from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm
+from minidiff.optim import EMA, Adam, AdamW, clip_grad_norm, tick, update, update_by
+from tests import double
 
 finite = st.floats(-1e3, 1e3).filter(lambda v: v == 0 or abs(v) > 1e-3)
 vectors = hnp.arrays(np.float64, st.integers(1, 20), elements=finite)
@@ -373,3 +375,69 @@ def test_the_average_keeps_its_dtype_and_starts_as_a_copy():
 def test_an_impossible_decay_is_refused(decay):
     with pytest.raises(InputError, match=r"decay must lie in \[0, 1\)"):
         EMA(flat_of([1.0]), decay)
+
+
+# --- All of it, as a step of training does it ----------------------------------------------------
+
+
+def of_one_model(optimizer, decay, dtype, n=50_001):
+    """An optimizer and an average of the same vector, in the middle of a training."""
+    rng = np.random.default_rng(0)
+    flat = Flat(*(backend.asarray(rng.standard_normal(n), dtype) for _ in range(2)))
+    one = optimizer(flat)
+    one.m[...] = backend.asarray(rng.standard_normal(n), dtype)
+    one.v[...] = backend.asarray(rng.random(n), dtype)
+    one.steps = 6
+    if decay is None:
+        return one, None
+    average = EMA(flat, decay)
+    average.data += backend.asarray(rng.standard_normal(n), dtype)
+    average.updates = 3
+    return one, average
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdamW])
+@pytest.mark.parametrize("decay", [None, 0.0, 0.05, 0.999])
+@pytest.mark.parametrize("max_norm", [1.0, math.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_update_is_its_parts_to_the_bit(optimizer, decay, max_norm, dtype):
+    (a, average_a), (b, average_b) = (of_one_model(optimizer, decay, dtype) for _ in range(2))
+    rng = np.random.default_rng(1)
+    for lr in (None, 0.02, 0.0):
+        a.flat.grad[...] = rng.standard_normal(a.m.size)
+        b.flat.grad[...] = a.flat.grad
+        norm = clip_grad_norm(a.flat, max_norm)
+        a.step(lr)
+        if average_a is not None:
+            average_a.update()
+        assert update(b, average_b, max_norm=max_norm, lr=lr) == norm
+    for name in ("flat.data", "flat.grad", "m", "v", "steps"):
+        np.testing.assert_array_equal(*map(attrgetter(name), (b, a)))
+    for name in ("data", "updates") if decay is not None else ():
+        np.testing.assert_array_equal(*map(attrgetter(name), (average_b, average_a)))
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_numbers_of_the_step_may_come_from_the_memory_of_the_device(monkeypatch, decay):
+    """As in a captured graph, whose host only counts."""
+    monkeypatch.setattr(backend, "xp", double.xp)
+    (a, average_a), (b, average_b) = (of_one_model(AdamW, decay, np.float32, 99) for _ in range(2))
+    clock = backend.asarray(tick(a, average_a, lr=0.1), np.float64)
+    assert a.steps == 7 and (decay is None or average_a.updates == 4)
+    with double.forbid("synchronization"):
+        got = update_by(clock, a, average_a, max_norm=0.5)
+        expected = update(b, average_b, max_norm=0.5, lr=0.1)
+    np.testing.assert_allclose(got.get(), expected.get(), rtol=1e-6)
+    pairs = [(a.flat.data, b.flat.data), (a.m, b.m), (a.v, b.v)]
+    pairs += [] if decay is None else [(average_a.data, average_b.data)]
+    for got, expected in pairs:
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got.get(), expected.get(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_update_of_two_models_or_to_an_impossible_norm_is_refused():
+    one, other = Adam(flat_of([1.0])), EMA(flat_of([1.0]))
+    with pytest.raises(InputError, match="different models"):
+        update(one, other, max_norm=1.0)
+    with pytest.raises(InputError, match="update: max_norm must be positive, got 0"):
+        update(one, EMA(one.flat), max_norm=0)

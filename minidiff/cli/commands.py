@@ -17,7 +17,7 @@ from minidiff import backend, data, plot
 from minidiff.cli.terminal import Bar, stop_signals
 from minidiff.diffusion.samplers import State
 from minidiff.errors import InputError
-from minidiff.training import config, metrics, sampling
+from minidiff.training import config, memory, metrics, sampling
 from minidiff.training.config import TrainConfig
 from minidiff.training.files import whole_file
 from minidiff.training.parallel import world
@@ -105,6 +105,9 @@ def sample(
     n = n if n is not None else 10 * max(1, len(chosen))
     w = w if w is not None else float(conditional)
     options = {"steps": min(100, from_run.config.T)} | _given(**options)
+
+    needed = memory.of_sampling(from_run.config, n, options["batch"])
+    memory.check(needed, "draw fewer at a time with --batch, or in all with --n")
 
     name = _picture_name(n=n, classes=classes, w=w, weights=weights, **options)
     picture = Path(out) if out is not None else from_run.folder / "samples" / name
@@ -221,7 +224,9 @@ def _train(trainer: Trainer, run: Run, resume: str) -> int:
     print(
         f"Training a U-Net of {parameters} on {len(trainer.labels):,} images ({c.data}): "
         f"{c.steps} steps of {c.batch_size} images"
-        f"{f', in {ranks.size} processes' if ranks.size > 1 else ''}."
+        f"{f', in {ranks.size} processes' if ranks.size > 1 else ''}. "
+        f"The arrays take about {memory.in_words(memory.of_training(c, ranks.size))}"
+        f"{' in each' if ranks.size > 1 else ''}."
     )
     stop = 0
     with (

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidiff import backend, ops
-from minidiff.backend import kernels
 from minidiff.backend.graphs import Captured, supported
 from minidiff.diffusion import process
-from minidiff.optim import Adam, clip_grad_norm
+from minidiff.optim import Adam, tick, update_by
 from minidiff.unet import Conditions, UNet
 
 if TYPE_CHECKING:
@@ -46,34 +45,24 @@ class CapturedStep:
     ) -> tuple[Array, Array]:
         """Do the step of these draws; its loss and the norm of its gradient, on the device."""
         trainer = self.trainer
-        optimizer, ema = trainer.optimizer, trainer.ema
         dtype = trainer.images.dtype
         c, variance = process.forward(trainer.schedule, 0, t)
         columns = (a.astype(dtype).reshape(-1, 1, 1, 1) for a in (c, np.sqrt(variance)))
-        clock = np.array([optimizer.steps + 1, trainer.lr(trainer.step + 1), ema.next_decay()])
+        clock = np.array(tick(trainer.optimizer, trainer.ema, lr=trainer.lr(trainer.step + 1)))
         conditions = (a for a in trainer.model.conditions(t, labels, dtype) if a is not None)
         loss, norm = self._graph(rows, *columns, eps, clock, *conditions)
-        optimizer.steps += 1
-        ema.updates += 1
         return loss, norm
 
     def _on_device(
         self, rows: Array, c: Array, deviation: Array, eps: Array, clock: Array, *conditions: Array
     ) -> tuple[Array, Array]:
         trainer = self.trainer
-        flat, optimizer = trainer.flat, trainer.optimizer
-        xp = backend.array_module(flat.data)
         xt = c * trainer.images[rows] + deviation * eps
         trainer.model.zero_grad()
         loss = ops.mse(trainer.model(xt, Conditions(*conditions)), eps)
         loss.backward()
-        norm = clip_grad_norm(flat, trainer.config.grad_clip)
-        k = kernels.of(xp)
-        k.adam(
-            xp, flat.data, flat.grad, optimizer.m, optimizer.v, clock[:2], None,
-            *optimizer.betas, optimizer.eps,
-        )  # fmt: skip
-        k.moving_average(xp, trainer.ema.data, flat.data, clock[2:])
+        limit = trainer.config.grad_clip
+        norm = update_by(clock, trainer.optimizer, trainer.ema, max_norm=limit)
         return loss.data, norm
 
 

@@ -18,7 +18,7 @@ from minidiff.data import Dataset, batch_indices, load
 from minidiff.diffusion import objectives, time_draws
 from minidiff.errors import InputError
 from minidiff.optim import DECAYS, EMA, Adam, AdamW, clip_grad_norm
-from minidiff.training import captured
+from minidiff.training import captured, memory
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
 from minidiff.training.metrics import MetricsLog
@@ -48,7 +48,8 @@ class Trainer:
     Raises
     ------
     InputError
-        If the network does not fit the images, or there are more processes than images in a batch.
+        If the network does not fit the images or the memory, or if there are more processes than
+        images in a batch.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Trainer:
                 f"batch_size is {config.batch_size}, too small for {ranks.size} processes: each "
                 "needs an image in every step; start fewer, or set a larger batch_size"
             )
+        memory.check_training(config, ranks.size)
         self.config, self.ranks = config, ranks
         self.images, self.labels = backend.asarray(data.images), data.labels
         self.schedule = config.make_schedule()

@@ -26,8 +26,7 @@ CASES = {
     "group_norm_silu": (Z, GAMMA, BETA, SHIFT, 4, 1e-5),
     "group_norm_silu_grad": (H, Z, Y, M, R, GAMMA, BETA, SHIFT),
     "attention": (*rng.standard_normal((3, 2, 1, 40, 4)), None),
-    "clip_norm": (rng.standard_normal(3000), 0.5),
-    "adam": (*rng.random((4, 300)), 3, 0.1, 0.9, 0.999, 0.1),
+    "update": (*rng.random((5, 3001)), (3.0, 0.1, 0.8), 0.5, 0.9, 0.999, 0.1, 0.2),
     "silu": (rng.standard_normal(1003),),
     "uniform": (np.array([3, 5], np.uint32), 7, (1003,), np.float32),
     "normal": (np.array([3, 5], np.uint32), 7, (1003,), np.float32),
@@ -61,8 +60,19 @@ MISTAKES = {  # (file, what stands there, what is put there, the kernel that is 
     "scratch used again too early": (
         "common", "__syncthreads();  // before the scratch is used again", "", "group_norm_silu"
     ),
-    "warps forgotten": ("common", "i < warps; i++) total", "i < 1; i++) total", "clip_norm"),
-    "no bias correction": ("optimizer", "1 - pow(beta1, step)", "1.0", "adam"),
+    "warps forgotten": ("common", "i < warps; i++) total", "i < 1; i++) total", "update"),
+    "no bias correction": ("optimizer", "1 - pow(beta1, step)", "1.0", "update"),
+    "weights not shrunk": ("optimizer", "s.keep * p", "p", "update"),
+    "clipped for this step alone": (
+        "optimizer", "if (clipped) ((Pack*)g)[i] = b;", "", "update"
+    ),
+    "the average stands still": ("optimizer", "((Pack*)average)[i] = f;", "", "update"),
+    "the average of the weights before": (
+        "optimizer", "(a.v[e] - f.v[e])", "(a.v[e] + own.rate * c.v[e] - f.v[e])", "update"
+    ),
+    "the norm without its last numbers": (
+        "optimizer", "sum += g[4 * packs + i] * g[4 * packs + i];", ";", "update"
+    ),
     "the end that fills no pack": ("elementwise", "EACH(i, n - 4 * packs)", "EACH(i, 0)", "silu"),
     "a round of Philox too few": ("random", "round < 10", "round < 9", "uniform"),
     "the key stays as it is": ("random", "k1 += 0xBB67AE85u;", "", "uniform"),

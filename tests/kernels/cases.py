@@ -125,6 +125,16 @@ def adam(draw):
 
 
 @st.composite
+def updates(draw):
+    """What follows a gradient: sizes below and above four numbers, clipped and not."""
+    p, g, m, v, step, lr, *options = draw(adam())
+    average = draw(st.none() | arrays(p.shape))
+    clock = (float(step), lr, draw(st.sampled_from([0.0, 0.1, 0.999])))
+    max_norm = draw(st.sampled_from([0.5, 2.0])) * float(np.linalg.norm(g))
+    return p, g, m, v, average, clock, max_norm, *options, draw(st.sampled_from([0.0, 0.1]))
+
+
+@st.composite
 def draws(draw):
     """(key, draw, shape, dtype); the type stands for the one that is tested."""
     key = np.array([draw(st.integers(0, 2**32 - 1)) for _ in range(2)], np.uint32)
@@ -152,6 +162,7 @@ CASES = {
         lambda d: st.sampled_from([0.5, 2.0]).map(lambda k: (d[1], k * np.linalg.norm(d[1])))
     ),
     "moving_average": adam().map(lambda d: (d[0], d[1], d[6])),
+    "update": updates(),
     "uniform": draws(),
     "normal": draws(),
 }
@@ -162,5 +173,5 @@ SUMS = {"group_norm_silu_grad": ((3, 0),)}
 so shift_bar is nothing but rounding where a group is one channel.
 """
 
-FLAT = {"adam", "clip_norm", "moving_average", "normal", "uniform"}
+FLAT = {"adam", "clip_norm", "moving_average", "normal", "uniform", "update"}
 """Kernels of vectors that are always contiguous: the model's, and the key of a generator."""

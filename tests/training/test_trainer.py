@@ -11,7 +11,7 @@ import pytest
 from minidiff import backend, data
 from minidiff.diffusion import objectives, process, schedules, time_draws
 from minidiff.errors import InputError
-from minidiff.training import Run, TrainConfig, Trainer, checkpoint, metrics, train
+from minidiff.training import Run, TrainConfig, Trainer, checkpoint, memory, metrics, train
 from tests import double
 from tests.training.tiny import tiny
 
@@ -337,6 +337,7 @@ def test_a_step_runs_on_a_device_without_waiting_for_it(tmp_path, monkeypatch):
     """On the array double: CuPy's rules are kept, nothing is read back, nothing is float64."""
     monkeypatch.setattr(backend, "xp", double.xp)
     monkeypatch.setattr(backend, "name", "cupy")
+    monkeypatch.setattr(memory, "available", lambda: None)
     trainer = Trainer(tiny(tmp_path))
     trainer.train_step()
     with double.forbid("synchronization", "float64"):

@@ -156,7 +156,7 @@ def matmul(xp: Any, a: Array, b: Array) -> Array:
 
 
 def adam(
-    xp: Any, p: Array, g: Array, m: Array, v: Array, step: int, lr: float,
+    xp: Any, p: Array, g: Array, m: Array, v: Array, step: float, lr: float,
     beta1: float, beta2: float, eps: float,
 ) -> None:  # fmt: skip
     """Algorithm 1 of Kingma & Ba (2015), in place: m and v move towards g and g^2, and
@@ -178,6 +178,23 @@ def clip_norm(xp: Any, g: Array, max_norm: float) -> Array:
 def moving_average(xp: Any, average: Array, p: Array, decay: float) -> None:
     """average <- decay average + (1 - decay) p, in place."""
     average += (1 - decay) * (p - average)
+
+
+def update(
+    xp: Any, p: Array, g: Array, m: Array, v: Array, average: Array | None,
+    clock: Any, max_norm: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+) -> Array:  # fmt: skip
+    """What follows the gradient in a step of training: `clip_norm`, the shrinking of AdamW, `adam`,
+    and `moving_average` unless `average` is None. Returns the norm. `clock` is (step, lr, decay of
+    the average): Python numbers or, for a captured graph to read, an array of the device.
+    """
+    step, lr, decay = clock
+    norm = clip_norm(xp, g, max_norm)
+    p *= 1 - lr * weight_decay
+    adam(xp, p, g, m, v, step, lr, beta1, beta2, eps)
+    if average is not None:
+        moving_average(xp, average, p, decay)
+    return norm
 
 
 def uniform(xp: Any, key: Array, draw: int, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -14,15 +14,13 @@ from minidiff.backend.kernels.cupy.norm import (
     group_norm_silu,
     group_norm_silu_grad,
 )
-from minidiff.backend.kernels.cupy.optimizer import adam, clip_norm, moving_average
+from minidiff.backend.kernels.cupy.optimizer import update
 from minidiff.backend.kernels.cupy.products import matmul
 from minidiff.backend.kernels.cupy.random import normal, uniform
 
 __all__ = [
-    "adam",
     "attention",
     "attention_grad",
-    "clip_norm",
     "conv2d",
     "conv2d_dw",
     "conv2d_dx",
@@ -31,9 +29,9 @@ __all__ = [
     "group_norm_silu",
     "group_norm_silu_grad",
     "matmul",
-    "moving_average",
     "normal",
     "silu",
     "silu_grad",
     "uniform",
+    "update",
 ]

@@ -1,65 +1,86 @@
-// Adam, clipping and averaging over the flat vectors of a model.
-//
-// Numbers that change from step to step come by value or, where a captured graph is replayed with
-// ever new ones, from memory: `from_memory` says which.
+// What follows the gradient in a training step, over the flat vectors of a model: the squares of
+// the gradient are summed in one pass, and all the rest is done in a second one. The first
+// 4 * packs numbers are moved four at a time.
 
 #define EACH(i, n)                                                                       \
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);        \
          i += (long long)gridDim.x * blockDim.x)
 
-// Kingma & Ba (2015), Algorithm 1, with the bias corrections moved onto the step size and eps.
-extern "C" __global__ void adam(
-    REAL* p, const REAL* g, REAL* m, REAL* v, long long n, const double* step_lr, double step,
-    double lr, double beta1, double beta2, double eps, int from_memory)
-{
-    __shared__ REAL rate, small;
-    if (threadIdx.x == 0) {
-        if (from_memory) step = step_lr[0], lr = step_lr[1];
-        const double root = sqrt(1 - pow(beta2, step));
-        rate = (REAL)(lr * root / (1 - pow(beta1, step)));
-        small = (REAL)(eps * root);
-    }
-    __syncthreads();
-    const REAL a = (REAL)beta1, b = (REAL)beta2, c = (REAL)(1 - beta1), d = (REAL)(1 - beta2);
-    EACH(i, n)
-    {
-        const REAL gi = g[i];
-        const REAL mi = a * m[i] + c * gi, vi = b * v[i] + d * gi * gi;
-        m[i] = mi;
-        v[i] = vi;
-        p[i] -= rate * mi / (sqrt(vi) + small);
-    }
-}
-
-// average <- decay average + (1 - decay) p
-extern "C" __global__ void moving_average(
-    REAL* average, const REAL* p, long long n, const double* decay_memory, double decay,
-    int from_memory)
-{
-    const REAL share = (REAL)(1 - (from_memory ? decay_memory[0] : decay));
-    EACH(i, n) average[i] += share * (p[i] - average[i]);
-}
-
 // parts[block] = sum of the squares of its numbers
-extern "C" __global__ void square_sums(const REAL* g, REAL* parts, long long n)
+extern "C" __global__ void square_sums(const REAL* g, REAL* parts, long long n, long long packs)
 {
     __shared__ REAL scratch[32];
     REAL sum = 0;
-    EACH(i, n) sum += g[i] * g[i];
+    EACH(i, packs)
+    {
+        const Pack a = ((const Pack*)g)[i];
+        for (int e = 0; e < 4; e++) sum += a.v[e] * a.v[e];
+    }
+    EACH(i, n - 4 * packs) sum += g[4 * packs + i] * g[4 * packs + i];
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-// norm = sqrt(sum of the parts), and g is divided by norm / max_norm if that is above 1
-extern "C" __global__ void clip(
-    REAL* g, const REAL* parts, REAL* norm, long long n, int count, REAL max_norm)
+struct Step {  // what all numbers share
+    REAL divisor, keep, beta1, beta2, new1, new2, rate, small, share;
+};
+
+__device__ inline void move(REAL& p, REAL& g, REAL& m, REAL& v, const Step& s, bool clipped)
+{
+    if (clipped) g /= s.divisor;
+    m = s.beta1 * m + s.new1 * g;
+    v = s.beta2 * v + s.new2 * g * g;
+    p = s.keep * p - s.rate * m / (sqrt(v) + s.small);
+}
+
+// Clipping, the shrinking of AdamW, Kingma & Ba (2015), Algorithm 1, and the moving average. The
+// bias corrections are moved onto the step size and eps.
+//
+// What changes from step to step is read from memory, clock = (step, lr, decay of the average), so
+// that a captured graph can be replayed with ever new numbers.
+extern "C" __global__ void update(
+    REAL* p, REAL* g, REAL* m, REAL* v, REAL* average, int averaged, long long n, long long packs,
+    const REAL* parts, int count, REAL* norm, const double* clock, double max_norm, double beta1,
+    double beta2, double eps, double weight_decay)
 {
     __shared__ REAL scratch[32];
+    __shared__ Step s;
     REAL sum = 0;
     for (int i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
     sum = sqrt(block_sum(sum, scratch));
-    if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = sum;
-    const REAL divisor = sum / max_norm;
-    if (divisor <= 1) return;
-    EACH(i, n) g[i] /= divisor;
+    if (threadIdx.x == 0) {
+        if (blockIdx.x == 0) norm[0] = sum;
+        const double step = clock[0], lr = clock[1], decay = clock[2];
+        const double root = sqrt(1 - pow(beta2, step));
+        s.divisor = sum / (REAL)max_norm;
+        s.keep = (REAL)(1 - lr * weight_decay);
+        s.beta1 = (REAL)beta1, s.new1 = (REAL)(1 - beta1);
+        s.beta2 = (REAL)beta2, s.new2 = (REAL)(1 - beta2);
+        s.rate = (REAL)(lr * root / (1 - pow(beta1, step)));
+        s.small = (REAL)(eps * root);
+        s.share = (REAL)(1 - decay);
+    }
+    __syncthreads();
+    const Step own = s;
+    const bool clipped = !(own.divisor <= 1);  // so put, a NaN spreads as in the definition
+    EACH(i, packs)
+    {
+        Pack a = ((Pack*)p)[i], b = ((Pack*)g)[i], c = ((Pack*)m)[i], d = ((Pack*)v)[i];
+        for (int e = 0; e < 4; e++) move(a.v[e], b.v[e], c.v[e], d.v[e], own, clipped);
+        ((Pack*)p)[i] = a;
+        if (clipped) ((Pack*)g)[i] = b;
+        ((Pack*)m)[i] = c;
+        ((Pack*)v)[i] = d;
+        if (averaged) {
+            Pack f = ((Pack*)average)[i];
+            for (int e = 0; e < 4; e++) f.v[e] += own.share * (a.v[e] - f.v[e]);
+            ((Pack*)average)[i] = f;
+        }
+    }
+    EACH(i, n - 4 * packs)
+    {
+        const long long at = 4 * packs + i;
+        move(p[at], g[at], m[at], v[at], own, clipped);
+        if (averaged) average[at] += own.share * (p[at] - average[at]);
+    }
 }

@@ -13,7 +13,7 @@ from minidiff.backend.kernels.numpy.norm import (
     group_norm_silu,
     group_norm_silu_grad,
 )
-from minidiff.backend.kernels.numpy.optimizer import adam, clip_norm, moving_average
+from minidiff.backend.kernels.numpy.optimizer import adam, clip_norm, moving_average, update
 
 memory.keep_freed_memory()
 
@@ -30,4 +30,5 @@ __all__ = [
     "moving_average",
     "silu",
     "silu_grad",
+    "update",
 ]
