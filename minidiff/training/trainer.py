@@ -17,7 +17,7 @@ from minidiff.autograd import Tensor
 from minidiff.data import Dataset, batch_indices, load
 from minidiff.diffusion import objectives, time_draws
 from minidiff.errors import InputError
-from minidiff.optim import DECAYS, EMA, Adam, AdamW, clip_grad_norm
+from minidiff.optim import DECAYS, EMA, Adam, AdamW, update
 from minidiff.training import captured, memory
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
@@ -114,10 +114,7 @@ class Trainer:
             sums = loss.data.reshape(1)
             self.ranks.allreduce(sums)
             total = sums[0]
-        norm = clip_grad_norm(self.flat, c.grad_clip)
-        self.optimizer.step(self.lr(step))
-        if self.ema is not None:
-            self.ema.update()
+        norm = update(self.optimizer, self.ema, max_norm=c.grad_clip, lr=self.lr(step))
         self.step = step
         return total, norm
 
