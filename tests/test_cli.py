@@ -438,7 +438,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
         assert str(out / name) in text
         with Image.open(out / name) as image:
             assert min(image.size) > 100
-            assert getattr(image, "n_frames", 1) == (11 if name.endswith("gif") else 1)
+            assert getattr(image, "n_frames", 1) == (21 if name.endswith("gif") else 1)
     assert Run.open(out).config.steps == 3
 
     before = contents(tmp_path)
