@@ -20,7 +20,7 @@ help:  ## list these targets
 	@echo
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.has-run  ## train on handwritten digits, then draw some (minutes, no GPU)
+demo: $(VENV)/.has-run  ## train on handwritten digits, then draw some (a minute or two, no GPU)
 	$(VENV)/bin/minidiff demo $(ARGS)
 	@echo 'The command is $(VENV)/bin/minidiff; after ". $(VENV)/bin/activate" it is minidiff, as written above.'
 

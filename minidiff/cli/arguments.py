@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Diffusion models from scratch in NumPy: train one, and draw images from it.",
         epilog="""\
 begin with:
-  minidiff demo                          learn to draw digits in a few minutes, no GPU needed
+  minidiff demo                          learn to draw digits in a minute, no GPU needed
   minidiff sample runs/demo --class 7    draw sevens with what was learned
 
 'minidiff COMMAND --help' explains a command. MINIDIFF_BACKEND=cupy runs everything on a GPU.
@@ -45,7 +45,7 @@ The matrix products of NumPy run on one thread unless OPENBLAS_NUM_THREADS says 
 def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
-        help="train on handwritten digits, then draw some: pictures in a few minutes",
+        help="train on handwritten digits, then draw some: pictures in a minute",
         description="""\
 Train a small U-Net on the 1,797 real digits that come with the package, by DDPM's Algorithm 1,
 then draw ten of each class with classifier-free guidance (w = 1). The folder then holds
@@ -57,10 +57,10 @@ Ctrl-C saves; the same command then goes on where it stopped.""",
         epilog="""\
 examples:
   minidiff demo
-  minidiff demo --steps 300 --out runs/hasty    a third of the training: what does it cost?""",
+  minidiff demo --steps 200 --out runs/hasty    a third of the training: what does it cost?""",
     )
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="its folder (%(default)s)")
-    demo.add_argument("--steps", type=int, metavar="N", help="training steps (500)")
+    demo.add_argument("--steps", type=int, metavar="N", help="training steps (600)")
     demo.add_argument("--seed", type=int, metavar="N", help="of all that is random (0)")
 
 
