@@ -19,7 +19,7 @@
 
 // The shape of an image, of a kernel and of the result. An image has less than 2^31 numbers.
 struct Geometry {
-    int h, w, c, kh, kw, out_h, out_w, o, stride, dilation, top, left;
+    int h, w, c, kh, kw, out_h, out_w, o, stride, top, left, dilation;
 };
 
 // Position k = (a, b, c) of the kernel, which is walked along.
@@ -40,82 +40,79 @@ struct Tap {
     }
 };
 
-// Position m = (n, i, j) of the result.
-struct Place {
-    int n, i, j;
+// What a place m = (n, i, j) of the result sees of x: image n, from row u and column v on.
+struct Window {
+    const REAL* image;
+    int u, v;
 
-    __device__ void start(int m, const Geometry& s)
+    __device__ void start(const REAL* x, int m, const Geometry& s)
     {
-        j = m % s.out_w;
-        i = m / s.out_w % s.out_h;
-        n = m / s.out_w / s.out_h;
+        v = m % s.out_w * s.stride - s.left;
+        u = m / s.out_w % s.out_h * s.stride - s.top;
+        image = x + (long long)(m / s.out_w / s.out_h) * (s.h * s.w * s.c);
     }
 
+    // to place m + steps
     __device__ void advance(int steps, const Geometry& s)
     {
-        for (j += steps; j >= s.out_w; j -= s.out_w)
-            if (++i == s.out_h) i = 0, ++n;
+        const int width = s.out_w * s.stride, height = s.out_h * s.stride;
+        for (v += steps * s.stride; v >= width - s.left; v -= width)
+            if ((u += s.stride) >= height - s.top) u -= height, image += s.h * s.w * s.c;
+    }
+
+    // where the tap lies in x, if it does
+    __device__ bool holds(const Tap& t, const Geometry& s, const REAL*& from) const
+    {
+        int row = u + t.a, column = v + t.b;
+        bool between = false;
+        if (s.dilation > 1) {
+            between = row % s.dilation || column % s.dilation;
+            row /= s.dilation, column /= s.dilation;
+        }
+        from = image + ((row * s.w + column) * s.c + t.c);
+        // as unsigned numbers, negative ones are too large as well
+        return (unsigned)row < (unsigned)s.h && (unsigned)column < (unsigned)s.w && t.a < s.kh
+            && !between;
     }
 };
 
-// Where A[place, tap] lies, or null if it is zero.
-__device__ inline const REAL* where(
-    const REAL* x, const Place& p, const Tap& t, const Geometry& s)
-{
-    int u = p.i * s.stride + t.a - s.top, v = p.j * s.stride + t.b - s.left;
-    if (s.dilation > 1) {
-        if (u % s.dilation || v % s.dilation) return nullptr;
-        u /= s.dilation, v /= s.dilation;
-    }
-    // as unsigned numbers, negative ones are too large as well
-    if (t.a >= s.kh || (unsigned)u >= (unsigned)s.h) return nullptr;
-    if ((unsigned)v >= (unsigned)s.w) return nullptr;
-    return x + (long long)p.n * (s.h * s.w * s.c) + ((u * s.w + v) * s.c + t.c);
-}
-
 // A[place, tap .. tap + 3]. `packed`: c is a multiple of 4 and x is aligned.
-__device__ inline Pack gather(const REAL* x, const Place& p, Tap t, const Geometry& s, int packed)
+__device__ inline Pack gather(const Window& window, Tap t, const Geometry& s, int packed)
 {
     Pack q = {{0, 0, 0, 0}};
+    const REAL* from;
     if (packed) {
-        const REAL* from = where(x, p, t, s);
-        if (from) q = *(const Pack*)from;
+        if (window.holds(t, s, from)) q = *(const Pack*)from;
         return q;
     }
-    for (int e = 0; e < 4; e++, t.advance(1, s)) {
-        const REAL* from = where(x, p, t, s);
-        if (from) q.v[e] = *from;
-    }
+    for (int e = 0; e < 4; e++, t.advance(1, s))
+        if (window.holds(t, s, from)) q.v[e] = *from;
     return q;
 }
 
-// Four numbers of a row of a matrix of `columns` columns, zeros beyond its end.
-__device__ inline Pack row_part(
-    const REAL* matrix, long long row, int column, int columns, int packed)
+// Four numbers of a row of which `left` are left, zeros beyond its end.
+__device__ inline Pack row_part(const REAL* from, int left, int packed)
 {
     Pack q = {{0, 0, 0, 0}};
-    const REAL* from = matrix + row * columns + column;
     if (packed) {
-        if (column < columns) q = *(const Pack*)from;
+        if (left > 0) q = *(const Pack*)from;
         return q;
     }
     for (int e = 0; e < 4; e++)
-        if (column + e < columns) q.v[e] = from[e];
+        if (e < left) q.v[e] = from[e];
     return q;
 }
 
 // The reverse; a new array is aligned.
 template <int V>
-__device__ inline void put_row_part(
-    REAL* matrix, long long row, int column, int columns, const Numbers<V>& q, int packed)
+__device__ inline void put_row_part(REAL* to, int left, const Numbers<V>& q, int packed)
 {
-    REAL* to = matrix + row * columns + column;
     if (packed) {
-        if (column < columns) *(Numbers<V>*)to = q;
+        if (left > 0) *(Numbers<V>*)to = q;
         return;
     }
     for (int e = 0; e < V; e++)
-        if (column + e < columns) to[e] = q.v[e];
+        if (e < left) to[e] = q.v[e];
 }
 
 #ifdef TF32
@@ -336,24 +333,26 @@ __device__ inline void convolve(
     const int w_row = threadIdx.x / WIDE, w_column = threadIdx.x % WIDE * 4;
     Tap tap;
     tap.start(k, s);
-    Place place[A_LOADS];
-    for (int i = 0; i < A_LOADS; i++) place[i].start(m0 + row + 64 * i, s);
+    Window window[A_LOADS];
+    for (int i = 0; i < A_LOADS; i++) {
+        window[i].start(x, m0 + row + 64 * i, s);
+        if (m0 + row + 64 * i >= places) window[i].u = s.h * s.dilation;  // holds nothing
+    }
+    const REAL* w_from = w + (long long)w_row * s.o + o0 + w_column;
     Pack next[A_LOADS], next_w[W_LOADS];
 
     auto fetch = [&](int from) {
 #pragma unroll
-        for (int i = 0; i < A_LOADS; i++) {
-            next[i] = Pack{{0, 0, 0, 0}};
-            if (m0 + row + 64 * i < places) next[i] = gather(x, place[i], tap, s, packed_x);
-        }
+        for (int i = 0; i < A_LOADS; i++) next[i] = gather(window[i], tap, s, packed_x);
         tap.advance(DEPTH, s);
 #pragma unroll
         for (int i = 0; i < W_LOADS; i++) {
             const int at = w_row + STEP * i;
             next_w[i] = Pack{{0, 0, 0, 0}};
             if (at < DEPTH && from + at < depth)
-                next_w[i] = row_part(w, from + at, o0 + w_column, s.o, packed_w);
+                next_w[i] = row_part(w_from + STEP * i * s.o, s.o - o0 - w_column, packed_w);
         }
+        w_from += DEPTH * s.o;
     };
 
     typedef Sums<BM, BN, true> Product;
@@ -380,7 +379,7 @@ __device__ inline void convolve(
         if (biased)
             for (int e = 0; e < Product::SIDE; e++)
                 if (o + e < s.o) q.v[e] += bias[o + e];
-        put_row_part(y, m, o, s.o, q, packed_w);
+        put_row_part(y + (long long)m * s.o + o, s.o - o, q, packed_w);
     });
 }
 
@@ -403,24 +402,26 @@ __device__ inline void correlate(
     const int g_row = threadIdx.x / WIDE, g_column = threadIdx.x % WIDE * 4;
     Tap tap;
     tap.start(k0 + k, s);
-    Place place[A_LOADS];
-    for (int i = 0; i < A_LOADS; i++) place[i].start(begin + row + A_STEP * i, s);
+    Window window[A_LOADS];
+    for (int i = 0; i < A_LOADS; i++) window[i].start(x, begin + row + A_STEP * i, s);
+    const REAL* g_from = g + (long long)(begin + g_row) * s.o + o0 + g_column;
     Pack next[A_LOADS], next_g[G_LOADS];
 
     auto fetch = [&](int from) {
 #pragma unroll
         for (int i = 0; i < A_LOADS; i++) {
             next[i] = Pack{{0, 0, 0, 0}};
-            if (from + row + A_STEP * i < end) next[i] = gather(x, place[i], tap, s, packed_x);
-            place[i].advance(DEPTH, s);
+            if (from + row + A_STEP * i < end) next[i] = gather(window[i], tap, s, packed_x);
+            window[i].advance(DEPTH, s);
         }
 #pragma unroll
         for (int i = 0; i < G_LOADS; i++) {
             const int at = g_row + G_STEP * i;
             next_g[i] = Pack{{0, 0, 0, 0}};
             if (at < DEPTH && from + at < end)
-                next_g[i] = row_part(g, from + at, o0 + g_column, s.o, packed_g);
+                next_g[i] = row_part(g_from + G_STEP * i * s.o, s.o - o0 - g_column, packed_g);
         }
+        g_from += DEPTH * s.o;
     };
 
     typedef Sums<BM, BN, false> Product;
@@ -443,22 +444,23 @@ __device__ inline void correlate(
     }
     REAL* out = parts + (long long)blockIdx.z * depth * s.o;
     sums.each([&](int r, int column, Numbers<Product::SIDE> q) {
-        if (k0 + r < depth) put_row_part(out, k0 + r, o0 + column, s.o, q, packed_g);
+        const int at = k0 + r, o = o0 + column;
+        if (at < depth) put_row_part(out + (long long)at * s.o + o, s.o - o, q, packed_g);
     });
 }
 
 #define GEOMETRY                                                                              \
-    int h, int width, int c, int kh, int kw, int out_h, int out_w, int o, int stride,         \
-        int dilation, int top, int left
+    int h, int width, int c, int kh, int kw, int out_h, int out_w, int o, int stride, int top, \
+        int left
 
 // `packed_x`, `packed_w`: whether four numbers of x and w are moved at once. The fast kernels are
 // for images and kernels that allow both, the others for any; they hold much code for the ends.
 #define CONVOLVE(NAME, BM, BN, PACKED_X, PACKED_W)                                            \
     extern "C" __global__ __launch_bounds__(THREADS, BUFFERS) void convolve_##NAME(           \
         const REAL* x, const REAL* w, const REAL* bias, REAL* y, int places, GEOMETRY,        \
-        int biased, int packed_x, int packed_w)                                               \
+        int dilation, int biased, int packed_x, int packed_w)                                 \
     {                                                                                         \
-        const Geometry s = {h, width, c, kh, kw, out_h, out_w, o, stride, dilation, top, left}; \
+        const Geometry s = {h, width, c, kh, kw, out_h, out_w, o, stride, top, left, dilation}; \
         convolve<BM, BN>(x, w, bias, y, places, s, biased, PACKED_X, PACKED_W);               \
     }
 
@@ -467,7 +469,7 @@ __device__ inline void correlate(
         const REAL* x, const REAL* g, REAL* parts, int places, int stretch, GEOMETRY,         \
         int packed_x, int packed_g)                                                           \
     {                                                                                         \
-        const Geometry s = {h, width, c, kh, kw, out_h, out_w, o, stride, dilation, top, left}; \
+        const Geometry s = {h, width, c, kh, kw, out_h, out_w, o, stride, top, left, 1};        \
         correlate<BM, BN>(x, g, parts, places, stretch, s, PACKED_X, PACKED_G);               \
     }
 

@@ -61,7 +61,7 @@ def _convolve(
         xp, "conv", f"convolve_{_name(tile, packed)}", _grid(places, o, tile),
         (
             x, w, w if b is None else b, y, places,
-            h, width, c, kh, kw, *out, o, stride, dilation, *corner, int(b is not None), *packed,
+            h, width, c, kh, kw, *out, o, stride, *corner, dilation, int(b is not None), *packed,
         ),
         defines=_defines(x),
     )  # fmt: skip
@@ -111,7 +111,7 @@ def correlate(
         xp, "conv", f"correlate_{_name(tile, packed)}", (*_grid(depth, o, tile), parts),
         (
             x, g, sums, places, stretch,
-            h, width, c, kh, kw, *out, o, stride, 1, pads[0][0], pads[1][0], *packed,
+            h, width, c, kh, kw, *out, o, stride, pads[0][0], pads[1][0], *packed,
         ),
         defines=_defines(x),
     )  # fmt: skip
