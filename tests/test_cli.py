@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -193,6 +194,50 @@ def test_a_backend_that_does_not_exist(tmp_path):
     )  # fmt: skip
     assert out.returncode == 2 and len(out.stderr.splitlines()) == 1
     assert "numpy, cupy" in out.stderr and not (tmp_path / "new").exists()
+
+
+def in_shell(command, **environment):
+    """Run `minidiff COMMAND` by a shell, where {it} stands for it."""
+    it = f"{shlex.quote(sys.executable)} -m minidiff"
+    return subprocess.run(
+        ["bash", "-c", command.format(it=it)], capture_output=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""} | environment,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell's redirections")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_without_output_a_run_is_what_it_is_with_it(tmp_path, trained, closed):
+    recipe, out = write_tiny(tmp_path), tmp_path / "run"
+    options = "--set sample_every=6"
+    assert in_shell(f"{{it}} train {recipe} --out {out} {options} {closed}").returncode == 0
+    for name in ("checkpoints/step-000012/weights.safetensors", "config.json"):
+        assert (out / name).read_bytes() == (trained / name).read_bytes()
+    assert len(metrics.read(out / "metrics.jsonl")) == 12
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("train --resume --out {run} | true; exit ${{{{PIPESTATUS[0]}}}}", 141, ""),
+        ("train --resume --out {run} >/dev/full", 2, "minidiff: error: No space left on device\n"),
+    ],
+)
+def test_output_that_cannot_be_written(trained, command, code, said):
+    done = in_shell("{it} " + command.format(run=trained))
+    assert (done.returncode, done.stderr.decode()) == (code, said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are text there")
+def test_a_name_that_the_terminal_cannot_show(tmp_path):
+    (tmp_path / "\u03c0").mkdir()
+    done = in_shell(f"{{it}} sample {tmp_path}/\u03c0", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2 and b"\\u03c0 is no run" in done.stderr
+    recipe = write_tiny(tmp_path)
+    train = f"{{it}} train {recipe} --steps 1 --out {tmp_path}/\u03c0"
+    done = in_shell(train, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and b"\\u03c0" in done.stdout
 
 
 # ---------------------------------------------------------------------------------- what works
