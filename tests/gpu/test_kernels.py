@@ -12,6 +12,7 @@ from minidiff.backend import kernels
 from minidiff.backend.kernels import cupy as fast
 from minidiff.backend.kernels import reference
 from minidiff.backend.kernels.cupy import conv
+from minidiff.errors import InputError
 from tests import double
 from tests.gpu import emulator
 from tests.kernels.agreement import assert_agrees
@@ -122,3 +123,31 @@ def test_convolution_over_several_tiles(
         error = np.linalg.norm(got - exact) / np.linalg.norm(exact)
         low, high = (0, 5e-6) if precision == "float32" else (1e-5, 1e-3)
         assert low <= error <= high, f"{name}: {error:.2g}"
+
+
+def test_arrays_of_several_types_are_one_to_a_kernel(emulated):
+    """A kernel would read float32 numbers as half as many of float64, and beyond their end."""
+    rng = np.random.default_rng(0)
+    x, w, g, *rest = convolution((2, 5, 5, 4), 8, 1, rng)
+    gamma, beta = rng.standard_normal((2, 4))
+    for name, args in {
+        "conv2d": (x.astype(np.float64), w, *rest, w[0, 0, 0]),
+        "conv2d_dw": (x, g.astype(np.float64), w.shape, *rest),
+        "group_norm_silu": (x, gamma, beta.astype(np.float32), None, 2, 1e-5),
+        "silu_grad": (x, x.astype(np.float64), x),
+    }.items():
+        got, expected = on_the_double(FAST[name])(np, *args), DEFINITIONS[name](np, *args)
+        if isinstance(got, tuple):
+            got, expected = got[0], expected[0]
+        assert got.dtype == expected.dtype == np.float64
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(InputError, match="float32 or float64, got float16"):
+        on_the_double(FAST["silu"])(np, x.astype(np.float16))
+
+
+def test_the_gradient_of_a_kernel_by_no_image_is_zero(emulated):
+    x, w, g, *rest = convolution((0, 5, 5, 4), 8, 1, np.random.default_rng(0))
+    dw = on_the_double(FAST["conv2d_dw"])(np, x, g, w.shape, *rest)
+    np.testing.assert_array_equal(dw, np.zeros_like(w))
+    assert on_the_double(FAST["conv2d"])(np, x, w, *rest).shape == g.shape
+    assert on_the_double(FAST["conv2d_dx"])(np, g, w, x.shape, *rest).shape == x.shape

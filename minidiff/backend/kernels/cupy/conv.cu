@@ -383,7 +383,7 @@ __device__ inline void convolve(
     });
 }
 
-// parts[z] (k, o) = A^T (k, places) g (places, o) over the z-th stretch of `stretch` places
+// parts[n] (k, o) = A^T (k, places) g (places, o) over the n-th stretch of `stretch` places
 template <int BM, int BN>
 __device__ inline void correlate(
     const REAL* x, const REAL* g, REAL* parts, int places, int stretch, const Geometry& s,
@@ -395,8 +395,8 @@ __device__ inline void correlate(
     const int WIDE = BN / 4, G_STEP = THREADS / WIDE;
     const int G_LOADS = G_STEP < DEPTH ? DEPTH / G_STEP : 1;
 
-    const int k0 = blockIdx.x * BM, o0 = blockIdx.y * BN, depth = s.kh * s.kw * s.c;
-    const int begin = blockIdx.z * stretch;
+    const int k0 = blockIdx.y * BM, o0 = blockIdx.z * BN, depth = s.kh * s.kw * s.c;
+    const int begin = blockIdx.x * stretch;
     const int end = begin + stretch < places ? begin + stretch : places;
     const int row = threadIdx.x / TALL, k = threadIdx.x % TALL * 4;
     const int g_row = threadIdx.x / WIDE, g_column = threadIdx.x % WIDE * 4;
@@ -442,7 +442,7 @@ __device__ inline void correlate(
         if (from + DEPTH < end) fetch(from + DEPTH);
         sums.add(slice);
     }
-    REAL* out = parts + (long long)blockIdx.z * depth * s.o;
+    REAL* out = parts + (long long)blockIdx.x * depth * s.o;
     sums.each([&](int r, int column, Numbers<Product::SIDE> q) {
         const int at = k0 + r, o = o0 + column;
         if (at < depth) put_row_part(out + (long long)at * s.o + o, s.o - o, q, packed_g);

@@ -108,7 +108,7 @@ def correlate(
     parts = max(1, -(-places // stretch))  # no places: sums of nothing
     sums = xp.empty((parts, *w_shape), x.dtype)
     launch(
-        xp, "conv", f"correlate_{_name(tile, packed)}", (*_grid(depth, o, tile), parts),
+        xp, "conv", f"correlate_{_name(tile, packed)}", (parts, *_grid(depth, o, tile)),
         (
             x, g, sums, places, stretch,
             h, width, c, kh, kw, *out, o, stride, pads[0][0], pads[1][0], *packed,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.backend.kernels.reference import Array
+from minidiff.errors import InputError
 
 HERE = Path(__file__).parent
 REAL = {"float32": "float", "float64": "double"}
@@ -71,6 +72,8 @@ def blocks(n: int, threads: int = THREADS, most: int = 65_535) -> int:
 def contiguous(xp: Any, *arrays: Array | None) -> list[Any]:
     """The arrays without gaps, and of one type, as a kernel reads them; None stays None."""
     dtype = xp.result_type(*(a.dtype for a in arrays if a is not None))
+    if dtype.name not in REAL:
+        raise InputError(f"the kernels of a GPU take {' or '.join(REAL)}, got {dtype.name}")
     return [None if a is None else xp.ascontiguousarray(a, dtype) for a in arrays]
 
 

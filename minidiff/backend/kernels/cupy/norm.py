@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minidiff.backend.kernels.cupy.launch import aligned, launch
+from minidiff.backend.kernels.cupy.launch import aligned, contiguous, launch
 from minidiff.backend.kernels.reference import Array
 
 
@@ -22,8 +22,7 @@ def _forward(
     xp: Any, x: Array, gamma: Array, beta: Array, shift: Array | None, groups: int, eps: float,
     with_silu: bool,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    x, gamma, beta = (xp.ascontiguousarray(a) for a in (x, gamma, beta))
-    shift = None if shift is None else xp.ascontiguousarray(shift)
+    x, gamma, beta, shift = contiguous(xp, x, gamma, beta, shift)
     n, c = len(x), x.shape[-1]
     y = xp.empty_like(x)
     m, r = xp.empty((n, groups), x.dtype), xp.empty((n, groups), x.dtype)
@@ -43,9 +42,7 @@ def _backward(
     shift: Array | None,
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """dx, and for each sample the sums for gamma, beta and shift; `beta` where SiLU follows."""
-    g, x, m, r, gamma = (xp.ascontiguousarray(a) for a in (g, x, m, r, gamma))
-    beta = None if beta is None else xp.ascontiguousarray(beta)
-    shift = None if shift is None else xp.ascontiguousarray(shift)
+    g, x, m, r, gamma, beta, shift = contiguous(xp, g, x, m, r, gamma, beta, shift)
     (n, groups), c = r.shape, x.shape[-1]
     dx = xp.empty_like(x)
     sums = [xp.empty((n, c), x.dtype) for _ in range(3)]
