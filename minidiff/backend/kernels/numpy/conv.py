@@ -8,10 +8,14 @@
   products of each to the places whose windows hold it (col2im).
 
 The gradient of x is a convolution of g with the kernel turned around, so the choice is the same.
+
+The matrices of a block hold whole images. Images that are too large for that are cut into strips
+of rows, each of which is an image of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -22,6 +26,8 @@ from minidiff.backend.kernels.reference import Array, Pads
 
 FEW = 8
 """Scatter where there are this many times fewer channels out than in."""
+STRIP = 32
+"""An image is cut where its windows take more than this many times `memory.SCRATCH`."""
 _DIGITS_ENOUGH = [{np.dtype(np.float32)}, {np.dtype(np.float64)}]
 
 
@@ -53,6 +59,15 @@ def _is_matrix(w_shape: tuple[int, ...], stride: int, pads: Pads) -> bool:
     return w_shape[:2] == (1, 1) and stride == 1 and not any(map(any, pads))
 
 
+def _places(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, pads: Pads
+) -> tuple[int, int]:
+    """Rows and columns of the result."""
+    (_, *sides, _), ((top, bottom), (left, right)) = x_shape, pads
+    rows = (sides[0] + top + bottom - w_shape[0]) // stride + 1
+    return rows, (sides[1] + left + right - w_shape[1]) // stride + 1
+
+
 def _turned_pads(size: tuple[int, int], pads: Pads) -> Pads | None:
     """The pads of the convolution that is the gradient of one at stride 1; None if below 0."""
     (kh, kw), ((top, bottom), (left, right)) = size, pads
@@ -73,12 +88,10 @@ class _Columns:
     """
 
     def __init__(self, x: Array, size: tuple[int, int], stride: int, pads: Pads) -> None:
-        (n, *sides, c), (kh, kw) = x.shape, size
+        c, (kh, kw) = x.shape[3], size
         self.run, self.stride = (kh, kw * c), stride
-        self.out = [
-            (side + sum(p) - k) // stride + 1 for side, p, k in zip(sides, pads, size, strict=True)
-        ]
-        self.blocks = memory.blocks(n, math.prod((*self.out, *self.run)) * x.itemsize)
+        self.out = _places(x.shape, size, stride, pads)
+        self.blocks = memory.blocks(len(x), math.prod((*self.out, *self.run)) * x.itemsize)
         self.images = Padded("images", x, pads, self.blocks)
 
     def of(self, block: slice) -> Array:
@@ -130,18 +143,72 @@ def _add(y: Array, b: Array | None) -> None:
         rows += np.tile(b, y.shape[2])
 
 
+def _strips(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, pads: Pads, itemsize: int
+) -> list[tuple[tuple[slice, slice], tuple[slice, slice], Pads]]:
+    """What to read of x, what to write of y, and how to pad what was read: strip by strip."""
+    (n, height, *_), (kh, kw, c, o) = x_shape, w_shape
+    rows, columns = _places(x_shape, w_shape, stride, pads)
+    most = STRIP * memory.SCRATCH // max(1, columns * kh * kw * max(c, o) * itemsize)
+    if most >= rows or not n or _is_matrix(w_shape, stride, pads):
+        return [((slice(n), slice(height)), (slice(n), slice(rows)), pads)]
+    most = max(1, most - most % winograd.M if most > winograd.M else most)
+    ((top, _), across), strips = pads, []
+    for first in range(0, rows, most):
+        last = min(first + most, rows)
+        # the rows that the windows cover; those before 0 and from `height` on are padding
+        start, end = first * stride - top, (last - 1) * stride + kh - top
+        inside = slice(min(max(start, 0), height), min(max(end, 0), height))
+        down = max(0, min(end, 0) - start), max(0, end - max(start, height))
+        strips.append((inside, slice(first, last), (down, across)))
+    images = [slice(i, i + 1) for i in range(n)]
+    return [((i, inside), (i, part), own) for i in images for inside, part, own in strips]
+
+
 def conv2d(
     xp: object, x: Array, w: Array, stride: int, pads: Pads, b: Array | None = None
 ) -> Array:
+    """Strip by strip."""
+    strips = _strips(x.shape, w.shape, stride, pads, x.itemsize)
+    if len(strips) == 1:
+        return _conv2d(x, w, stride, pads, b)
+    places = _places(x.shape, w.shape, stride, pads)
+    y = np.empty((len(x), *places, w.shape[3]), np.result_type(x, w))
+    for read, write, own_pads in strips:
+        y[write] = _conv2d(x[read], w, stride, own_pads, b)
+    return y
+
+
+def conv2d_dx(
+    xp: object, g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pads
+) -> Array:
+    """The strips of x overlap: what they share gets a part from each."""
+    strips = _strips(x_shape, w.shape, stride, pads, g.itemsize)
+    if len(strips) == 1:
+        return _conv2d_dx(g, w, x_shape, stride, pads)
+    dx = np.zeros(x_shape, np.result_type(g, w))
+    for read, write, own_pads in strips:
+        dx[read] += _conv2d_dx(g[write], w, dx[read].shape, stride, own_pads)
+    return dx
+
+
+def conv2d_dw(
+    xp: object, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads
+) -> Array:
+    """The sum over the strips."""
+    strips = _strips(x.shape, w_shape, stride, pads, x.itemsize)
+    parts = (_conv2d_dw(x[read], g[write], w_shape, stride, p) for read, write, p in strips)
+    return functools.reduce(np.add, parts)
+
+
+def _conv2d(x: Array, w: Array, stride: int, pads: Pads, b: Array | None) -> Array:
     """The fastest way for the shape."""
-    (n, *sides, c), (*size, _, o) = x.shape, w.shape
+    (n, *_, c), o = x.shape, w.shape[3]
     if _is_matrix(w.shape, stride, pads):
         y = np.matmul(x.reshape(-1, c), w[0, 0]).reshape(*x.shape[:3], o)
         _add(y, b)
         return y
-    rows, columns = (
-        (side + sum(p) - k) // stride + 1 for side, p, k in zip(sides, pads, size, strict=True)
-    )
+    rows, columns = _places(x.shape, w.shape, stride, pads)
     if _winograd_pays({x.dtype, w.dtype}, w.shape[:2], stride, (n, rows, columns), c, o):
         return winograd.conv2d(x, w, pads, b)
     turned_pads = _turned_pads(w.shape[:2], pads)
@@ -152,9 +219,7 @@ def conv2d(
     return _gather(x, w, stride, pads, b)
 
 
-def conv2d_dx(
-    xp: object, g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pads
-) -> Array:
+def _conv2d_dx(g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pads) -> Array:
     """At stride 1, the same choice for the turned kernel; otherwise scatter."""
     c, o = w.shape[2:]
     if _is_matrix(w.shape, stride, pads):
@@ -167,9 +232,7 @@ def conv2d_dx(
     return _gather(g, _turned(w), 1, turned_pads)
 
 
-def conv2d_dw(
-    xp: object, x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads
-) -> Array:
+def _conv2d_dw(x: Array, g: Array, w_shape: tuple[int, ...], stride: int, pads: Pads) -> Array:
     """The windows of x, transposed, times g; or x, transposed, times the windows of g."""
     kh, kw, c, o = w_shape
     if _is_matrix(w_shape, stride, pads):
