@@ -52,7 +52,7 @@ class MiniDiff:
         return batch
 
     def step(self, batch: Batch) -> tuple[float, list[float]]:
-        from minidiff.optim import clip_grad_norm
+        from minidiff.optim import update
 
         times = [time.perf_counter()]
         self.model.zero_grad()
@@ -60,10 +60,7 @@ class MiniDiff:
         times.append(time.perf_counter())
         self.backward(loss)
         times.append(time.perf_counter())
-        clip_grad_norm(self.flat, MAX_NORM)
-        self.adam.step()
-        if self.ema is not None:
-            self.ema.update()
+        update(self.adam, self.ema, max_norm=MAX_NORM)
         times.append(time.perf_counter())
         return loss.item(), differences(times)
 

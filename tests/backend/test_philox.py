@@ -111,7 +111,7 @@ def test_draws_steps_ranks_and_seeds_are_not_correlated():
     assert np.abs(neighbours).max() < 5 / np.sqrt(18_000)
 
 
-def test_a_key_is_a_pure_function_of_all_of_seed_step_and_rank():
+def test_a_key_is_a_pure_function_of_seed_step_and_rank():
     keys = {
         tuple(backend.key(*near))
         for near in np.ndindex(20, 20, 20)

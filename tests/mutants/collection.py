@@ -1382,12 +1382,20 @@ TRAINING = (
                 "_entropy(seed, 0, rank, stream=0)",
             ),
             Edit(
+                "minidiff.backend:key",
+                "_entropy(seed, step, rank, stream=0)",
+                "_entropy(seed, 0, rank, stream=0)",
+            ),
+            Edit(
                 "minidiff.backend:host_generator",
                 "_entropy(seed, step, rank, stream=1)",
                 "_entropy(seed, 0, rank, stream=1)",
             ),
         ),
-        ("backend/test_generators.py::test_different_arguments_different_draws",),
+        (
+            "backend/test_generators.py::test_different_arguments_different_draws",
+            "backend/test_philox.py::test_a_key_is_a_pure_function_of_seed_step_and_rank",
+        ),
     ),
     Mutant(
         "resumed-epoch-starts-over",
