@@ -342,11 +342,13 @@ class UNet(Module):
         time = self.time_features(t, dtype)
         if self.classes is None or labels is None:
             return Conditions(time)
+        return Conditions(time, *self.label_rows(labels, dtype))
+
+    def label_rows(self, labels: np.ndarray, dtype: Any = "float32") -> tuple[Array, Array]:
+        """The `rows` and `known` of `Conditions` for labels (N,) of the host."""
         known = np.asarray(labels) < self.config.num_classes
         rows = np.where(known, labels, 0)
-        return Conditions(
-            time, backend.asarray(rows), backend.asarray(known[:, None].astype(dtype))
-        )
+        return backend.asarray(rows), backend.asarray(known[:, None].astype(dtype))
 
     def _embed(self, conditions: Conditions) -> Tensor:
         """The vector (N, 4 channels) of time, plus that of the class unless it is the null one."""

@@ -12,7 +12,8 @@ Code that runs on it obeys CuPy's rules, so that they are tested where there is 
 
 In three things it is stricter than CuPy, by intent: a NumPy function is refused where CuPy would
 step in for it, an index may not be a list or a NumPy array, and there is no global generator.
-`forbid` makes it stricter still. What it does not model raises NotImplementedError.
+`forbid` makes it stricter still. `Stream` captures graphs, by CuPy's rules for them; it is no part
+of `xp`, since code that finds graphs uses them. What it does not model raises NotImplementedError.
 """
 
 import json
@@ -57,6 +58,97 @@ def forbid(*what):
 def _synchronize(how):
     if "synchronization" in _forbidden:
         raise Forbidden(f"{how} makes the host wait for the device")
+    _not_captured(how)
+
+
+# What CuPy 14 does not do while a stream is captured: call its libraries, move data, wait.
+LIBRARIES = {
+    "dot", "einsum", "inner", "linalg", "matmul", "tensordot", "vdot", "argsort", "lexsort",
+    "median", "nonzero", "partition", "percentile", "quantile", "sort", "unique",
+}  # fmt: skip
+_capture = None
+
+
+class Graph:
+    """Work that was captured; every launch does it again, on the memory that it was captured with.
+
+    A capture itself does no work: what it has written to is put back at its end.
+    """
+
+    def __init__(self):
+        self.launches, self._work, self._before = 0, [], []
+
+    def note(self, work, before):
+        """`work` belongs to the graph; `before` is (array, copy) of all that it wrote to."""
+        self._work.append(work)
+        self._before += before
+
+    def close(self):
+        """Put back what the capture has written to."""
+        for array, before in reversed(self._before):
+            array[...] = before
+        self._before = []
+
+    def launch(self):
+        self.launches += 1
+        for work in self._work:
+            work()
+
+
+class Stream:
+    """cupy.cuda.Stream as far as graphs need it."""
+
+    def __init__(self, non_blocking=False):
+        if not non_blocking:
+            raise NotImplementedError("while it is captured, the default stream is of no use")
+        self._current = False
+
+    def __enter__(self):
+        self._current = True
+        return self
+
+    def __exit__(self, *error):
+        self._current = False
+
+    def begin_capture(self):
+        global _capture
+        if not self._current or _capture is not None:
+            raise RuntimeError("begin_capture() of a stream that work is not sent to")
+        _capture = Graph()
+
+    def end_capture(self):
+        global _capture
+        graph, _capture = _capture, None
+        graph.close()
+        return graph
+
+
+def capturing():
+    """The graph that is captured now, or None."""
+    return _capture
+
+
+def _not_captured(what):
+    if _capture is not None:
+        raise Forbidden(f"{what} while a graph is captured")
+
+
+def _do(f, *args, written=(), **kwargs):
+    """What f returns, as arrays of the double; a replay puts the same again where they are."""
+    if _capture is None:
+        return _wrap(f(*args, **kwargs))
+    before = [(a, a.copy()) for a in written]
+    value = _wrap(f(*args, **kwargs))
+    _capture.note(lambda: _overwrite(value, _wrap(f(*args, **kwargs))), before)
+    return value
+
+
+def _overwrite(old, new):
+    if isinstance(old, Array):
+        np.copyto(old._a, new._a)
+    elif isinstance(old, list | tuple):
+        for a, b in zip(old, new, strict=True):
+            _overwrite(a, b)
 
 
 def _wrap(value):
@@ -140,7 +232,10 @@ class Array:
 
         def method(*args, **kwargs):
             _check_keywords(name, API["ndarray"][name], kwargs)
-            return _wrap(value(*_unwrap(args), **_unwrap_values(kwargs)))
+            if name in LIBRARIES:
+                _not_captured(f".{name}()")
+            written = [self._a] if name == "fill" else []
+            return _do(value, *_unwrap(args), written=written, **_unwrap_values(kwargs))
 
         return method
 
@@ -151,16 +246,17 @@ class Array:
         """Copy an array of the host into this one."""
         if not isinstance(arr, np.ndarray) or (arr.shape, arr.dtype) != (self.shape, self.dtype):
             raise TypeError(f"set() takes a NumPy array of {self.shape} and {self.dtype}")
+        _not_captured("data from the host")
         self._a[...] = arr
 
     def __len__(self):
         return len(self._a)
 
     def __iter__(self):
-        return map(_wrap, iter(self._a))
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        return _wrap(self._a[_key(index)])
+        return _do(self._a.__getitem__, _key(index))
 
     def __setitem__(self, index, value):
         key = _key(index)
@@ -168,7 +264,7 @@ class Array:
             places = np.arange(self._a.size).reshape(self._a.shape)[key]
             if len(np.unique(places)) < places.size:
                 raise IndexError("an element is assigned twice: undefined on CuPy, use add.at")
-        self._a[key] = _operand(value)
+        _do(self._a.__setitem__, key, _operand(value), written=[self._a])
 
     # what follows copies to the host, and so waits for the device
 
@@ -214,14 +310,16 @@ def _operator(name):
     def apply(self, *others):
         if any(_takes_over(other) for other in others):
             return NotImplemented
-        return _wrap(getattr(self._a, name)(*map(_operand, others)))
+        if "matmul" in name and "matmul" in LIBRARIES:
+            _not_captured("@")
+        return _do(getattr(self._a, name), *map(_operand, others))
 
     return apply
 
 
 def _in_place(name):
     def apply(self, other):
-        self._a = getattr(self._a, name)(_operand(other))
+        _do(getattr(self._a, name), _operand(other), written=[self._a])
         return self
 
     return apply
@@ -259,14 +357,19 @@ class Ufunc:
 
     def __call__(self, *args, out=None, **kwargs):
         _check_keywords(self.__name__, ("dtype", "casting"), kwargs)
+        if self.__name__ in LIBRARIES:
+            _not_captured(f"{self.__name__}()")
         if out is None:
-            return _wrap(self._f(*map(_operand, args), **kwargs))
-        self._f(*map(_operand, args), out=_unwrap(out), **kwargs)
+            return _do(self._f, *map(_operand, args), **kwargs)
+        target = _unwrap(out)
+        _do(self._f, *map(_operand, args), out=target, written=[target], **kwargs)
         return out
 
     def __getattr__(self, name):
         if name == "at" and self.__name__ in AT:
-            return lambda a, index, b: self._f.at(_unwrap(a), _key(index), _operand(b))
+            return lambda a, index, b: _do(
+                self._f.at, _unwrap(a), _key(index), _operand(b), written=[_unwrap(a)]
+            )
         if name in ("reduce", "accumulate") and self.__name__ in REDUCE:
             return _function(f"{self.__name__}.{name}", getattr(self._f, name), None)
         raise NotImplementedError(f"`cupy.{self.__name__}.{name}` is not supported")
@@ -278,11 +381,14 @@ def _function(name, f, keywords):
     def call(*args, **kwargs):
         _check_keywords(name, keywords, kwargs)
         if name in FROM_HOST:
-            return _wrap(_from_host(*args, **kwargs))
+            return _do(_from_host, *args, **kwargs)
         everything = [*args, *kwargs.values()]
         if name not in CREATE and not any(map(_has_array, everything)):
             raise TypeError(f"{name}() without an array of the device")
-        value = _wrap(f(*_unwrap(args), **_unwrap_values(kwargs)))
+        if LIBRARIES & set(name.split(".")) or (name == "where" and len(args) == 1):
+            _not_captured(f"{name}()")
+        written = [] if kwargs.get("out") is None else [_unwrap(kwargs["out"])]
+        value = _do(f, *_unwrap(args), written=written, **_unwrap_values(kwargs))
         if type(value) is bool:  # allclose, array_equal
             return _wrap(np.asarray(value))
         return value if kwargs.get("out") is None else kwargs["out"]
@@ -303,6 +409,8 @@ def _from_host(a, dtype=None, **options):
         return np.asarray(a._a, dtype)
     if isinstance(a, list | tuple) and _has_array(a):
         a = _unwrap(a)
+    elif np.ndim(a):  # a number is an argument of the kernel that fills the array
+        _not_captured("data from the host")
     return np.array(a, dtype)
 
 
@@ -369,6 +477,7 @@ class Generator:
 
         def method(*args, **kwargs):
             _check_keywords(name, keywords, kwargs)
+            _not_captured("a generator that counts on the host")
             return _wrap(draw(*_unwrap(args), **_unwrap_values(kwargs)))
 
         return method

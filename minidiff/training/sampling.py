@@ -14,11 +14,12 @@ from minidiff.diffusion.denoiser import Denoiser, Predicting
 from minidiff.diffusion.samplers import State
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
-from minidiff.training import checkpoint
+from minidiff.training import captured, checkpoint
 from minidiff.training.parallel import ALONE, Communicator
 from minidiff.training.run import Run
 from minidiff.unet import UNet
 
+Array = Any
 Watch = Callable[[slice, State], None]
 
 
@@ -69,6 +70,7 @@ def sample(
     w: float = 0.0,
     seed: int = 0,
     batch: int = 250,
+    only_last: bool = False,
     **options: Any,
 ) -> Iterator[tuple[slice, State]]:
     """Draw n images from noise, batch by batch, and yield every state on the way.
@@ -89,6 +91,8 @@ def sample(
     w : guidance weight, see `guidance.classifier_free`; 0 for none
     seed : of the noise
     batch : how many images are drawn at a time
+    only_last : whether the last state of a batch is enough. A GPU may then draw many batches
+        faster, each as one graph, see `captured.sampler`; of these there is no other state
     **options : of the sampler, such as ``steps`` and ``eta``
 
     Yields
@@ -99,22 +103,52 @@ def sample(
     if min(n, batch) < 1:
         raise InputError(f"n and batch must be at least 1, got n={n}, batch={batch}")
     c = model.config
-    denoiser: Denoiser = Predicting(ranks.share(model.denoise), target)
-    if c.num_classes is None and (labels is not None or w):
-        raise InputError("this model was trained without classes: it takes neither classes nor w")
-    if c.num_classes is not None:
-        if labels is None:
-            raise InputError(f"this model has {c.num_classes} classes; say which to draw")
-        denoiser = guidance.classifier_free(denoiser, w=w, null=c.num_classes)
+    _check_labels(labels, n, w, c.num_classes)
     run_sampler = samplers.make(sampler, clip=(-1.0, 1.0), **options)
+
+    def states(denoise: Denoiser, x_T: Array, rng: Any, labels: np.ndarray | None) -> Any:
+        denoiser: Denoiser = Predicting(denoise, target)
+        if labels is None:
+            return run_sampler(denoiser, schedule, x_T, rng=rng)
+        assert c.num_classes is not None
+        denoiser = guidance.classifier_free(denoiser, w=w, null=c.num_classes)
+        return run_sampler(denoiser, schedule, x_T, rng=rng, labels=labels)
+
+    image = (c.image_size, c.image_size, c.in_channels)
+    whole = only_last and ranks.size == 1
+    loop = captured.sampler(model, states, (batch, *image), n // batch) if whole else None
+    denoise = ranks.share(captured.denoiser(model))
     for i, start in enumerate(range(0, n, batch)):
         rows = slice(start, min(start + batch, n))
+        asked, size = None if labels is None else labels[rows], rows.stop - start
+        if loop is not None and size == batch:
+            x = loop(backend.key(seed, step=i), asked)
+            yield rows, State(0, x, x)
+            continue
         rng = backend.generator(seed, step=i)
-        shape = (rows.stop - start, c.image_size, c.image_size, c.in_channels)
-        x_T = rng.standard_normal(shape, dtype=np.float32)
-        cond = {} if labels is None else {"labels": labels[rows]}
-        for state in run_sampler(denoiser, schedule, x_T, rng=rng, **cond):
+        x_T = rng.standard_normal((size, *image), dtype=np.float32)
+        for state in states(denoise, x_T, rng, asked):
             yield rows, state
+
+
+def _check_labels(labels: Any, n: int, w: float, classes: int | None) -> None:
+    """Refuse labels that are not those of n images of this many classes."""
+    if classes is None:
+        if labels is not None or w:
+            raise InputError(
+                "this model was trained without classes: it takes neither classes nor w"
+            )
+        return
+    if labels is None:
+        raise InputError(f"this model has {classes} classes; say which to draw")
+    kinds = np.asarray(labels)
+    if kinds.shape != (n,) or kinds.dtype.kind not in "iu":
+        raise InputError(f"{n} images need {n} whole numbers for labels, got {labels!r}")
+    if kinds.min() < 0 or kinds.max() > classes:
+        raise InputError(
+            f"labels must lie in 0..{classes} ({classes} = no class), got "
+            f"{kinds.min()}..{kinds.max()}"
+        )
 
 
 def draw(
@@ -124,16 +158,19 @@ def draw(
     labels: np.ndarray | None = None,
     *,
     watch: Watch | None = None,
+    only_last: bool | None = None,
     **options: Any,
 ) -> np.ndarray:
     """The n finished images of `sample`, float32 (n, H, W, C) on the host; `watch` sees each state.
 
+    With `only_last`, and by default without `watch`, it may be the last of each batch alone.
     `options` are those of `sample`.
     """
+    only_last = watch is None if only_last is None else only_last
     finished = []
     # what overflows, as with an enormous w, is found when the images become bytes, and told then
     with np.errstate(over="ignore", invalid="ignore"):
-        for rows, state in sample(model, schedule, n, labels, **options):
+        for rows, state in sample(model, schedule, n, labels, only_last=only_last, **options):
             if watch is not None:
                 watch(rows, state)
             if state.t == 0:

@@ -14,11 +14,13 @@ import numpy as np
 
 from minidiff import backend
 from minidiff.autograd import Tensor
+from minidiff.backend import graphs
 from minidiff.data import Dataset, batch_indices, load
 from minidiff.diffusion import objectives, time_draws
 from minidiff.errors import InputError
 from minidiff.optim import DECAYS, EMA, Adam, AdamW, update
-from minidiff.training import captured, memory
+from minidiff.training import memory
+from minidiff.training.captured import CapturedStep
 from minidiff.training.checkpoint import Checkpoint
 from minidiff.training.config import TrainConfig
 from minidiff.training.metrics import MetricsLog
@@ -75,7 +77,7 @@ class Trainer:
         )
         self.ema = EMA(self.flat, config.ema_decay) if ranks.first else None
         self.step = 0
-        self._captured = captured.step_of(self)
+        self._captured = CapturedStep(self) if graphs.supported() else None
 
     def train_step(self) -> tuple[Array, Array]:
         """One gradient step on || eps - eps_theta(sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t) ||^2.
@@ -87,17 +89,18 @@ class Trainer:
         the device.
         """
         c, n, step = self.config, self.config.batch_size, self.step + 1
-        host, device = backend.host_generator(c.seed, step), backend.generator(c.seed, step)
+        host = backend.host_generator(c.seed, step)
 
         rows = batch_indices(len(self.labels), n, seed=c.seed, step=step)
         t = time_draws.draw(c.objective.times, self.schedule, n, rng=host, step=step)
-        eps = device.standard_normal((n, *self.images.shape[1:]), dtype=self.images.dtype)
         labels = self._labels(rows, host)
         if self._captured is not None:
-            total, norm = self._captured(rows, t, eps, labels)
+            total, norm = self._captured(rows, t, labels)
             self.step = step
             return total, norm
 
+        device = backend.generator(c.seed, step)
+        eps = device.standard_normal((n, *self.images.shape[1:]), dtype=self.images.dtype)
         self.model.zero_grad()
         mine = self.ranks.rows(n)
         if self.ranks.size == 1:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests import double
+
 HEADER = Path(__file__).parent / "cuda_on_host.h"
 COMPILER = shutil.which("g++")
 GUARD = 1 << 16
@@ -54,7 +56,7 @@ def preprocessed(code, options):
 def signatures(code, options):
     """Name -> ("*" or "", type, whether it is const) of every parameter, of every kernel."""
     found = {}
-    bounds = r"(?:__launch_bounds__\([^)]*\)\s+)?"
+    bounds = r"(?:__launch_bounds__\(.*?\)\s+)??"
     pattern = rf'extern\s+"C"\s+__global__\s+{bounds}void\s+(\w+)\(([^)]*)\)'
     for name, parameters in re.findall(pattern, preprocessed(code, options)):
         types = []
@@ -104,6 +106,16 @@ class Kernel:
 
     def __call__(self, grid, block, args, *, shared_mem=0):
         launches.append((self.name, grid, block))
+        graph, before = double.capturing(), []
+        if graph is not None:
+            written = (a._a for a, (p, _, const) in zip(args, self.types, strict=True)
+                       if p and not const)  # fmt: skip
+            before = [(a, a.copy()) for a in written]
+        self._run(grid, block, args)
+        if graph is not None:
+            graph.note(lambda: self._run(grid, block, args), before)
+
+    def _run(self, grid, block, args):
         grid, block = ((*map(int, size), 1, 1)[:3] for size in (grid, block))
         if len(args) != len(self.types):
             raise LaunchError(f"{self.name} takes {len(self.types)} arguments, got {len(args)}")

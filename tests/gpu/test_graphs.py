@@ -1,7 +1,11 @@
-"""Captured steps: what the graph is given, that nothing else reaches it, and that it is a step."""
+"""Graphs: what may be captured, that a replay is the work itself, steps and samplers as graphs.
 
-import contextlib
+The double captures and replays by CuPy's rules. On a GPU the same tests run on CuPy.
+"""
+
 import dataclasses
+import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,114 +13,112 @@ import pytest
 
 from minidiff import backend
 from minidiff.backend import graphs
+from minidiff.backend.philox import Philox
+from minidiff.diffusion import samplers, schedules
 from minidiff.errors import InputError
-from minidiff.training import captured
+from minidiff.training import captured, sampling
+from minidiff.training.config import ObjectiveConfig
+from minidiff.training.parallel import Communicator
 from minidiff.training.trainer import Trainer
+from minidiff.unet import Conditions, UNet, UNetConfig
 from tests import double
-from tests.gpu import emulator
 from tests.training.tiny import tiny_without_file
 
 
-class Graph:
-    """Stands in for CuPy's: a capture does no work, a replay does all of it again."""
+@pytest.fixture
+def recorded(monkeypatch):
+    """The graphs that are captured on the double, in order."""
+    found = []
 
-    def __init__(self, work):
-        self.work, self.launches = work, 0
+    class Stream(double.Stream):
+        def end_capture(self):
+            found.append(super().end_capture())
+            return found[-1]
 
-    def launch(self):
-        self.launches += 1
-        self.work()
-
-
-class Recorder:
-    """A function on arrays as the device would run it: in a capture it only takes note."""
-
-    def __init__(self):
-        self.capturing = self.graph = None
-
-    def stream(self):
-        def begin():
-            self.capturing = []
-
-        def end():
-            work, self.capturing = self.capturing, None
-            self.graph = Graph(lambda: [f() for f in work])
-            return self.graph
-
-        stream = contextlib.nullcontext()
-        stream.begin_capture, stream.end_capture = begin, end
-        return stream
-
-    def run(self, f):
-        if self.capturing is None:
-            f()
-        else:
-            self.capturing.append(f)
+    cuda = SimpleNamespace(
+        Stream=Stream, Graph=double.Graph, MemoryPool=lambda: SimpleNamespace(malloc=None),
+        using_allocator=lambda malloc: nullcontext(),
+    )  # fmt: skip
+    monkeypatch.setattr(backend, "xp", double.xp)
+    monkeypatch.setattr(double.xp, "cuda", cuda)
+    pool = SimpleNamespace(free_all_blocks=lambda: None)
+    monkeypatch.setitem(vars(double.xp), "get_default_memory_pool", lambda: pool)
+    graphs._place.cache_clear()
+    yield found
+    graphs._place.cache_clear()
 
 
 @pytest.fixture
-def recorder(monkeypatch):
-    """The double with a stream whose captures are recorded."""
-    recorder = Recorder()
-    cuda = SimpleNamespace(
-        Stream=recorder.stream,
-        Graph=Graph,
-        MemoryPool=lambda: SimpleNamespace(malloc=None),
-        using_allocator=lambda malloc: contextlib.nullcontext(),
-    )
-    monkeypatch.setattr(backend, "xp", double.xp)
-    monkeypatch.setattr(double.xp, "cuda", cuda)
-    return recorder
+def with_libraries(monkeypatch):
+    """The kernels' definitions may be captured, and run faster than kernels thread by thread."""
+    monkeypatch.setattr(double, "LIBRARIES", frozenset())
 
 
-def scale_and_count(recorder):
-    """(captured function y = a x, how often it has run): the count is state of the device."""
-    y, count = double.xp.zeros(3), double.xp.zeros(1)
-
-    def f(x, a):
-        def work():
-            y[...] = x * a
-            count[...] = count + 1
-
-        recorder.run(work)
-        return (y,)
-
-    return graphs.Captured(f), count
+def scaled(x, a):
+    """y = a x in a few steps, some of them in place; and how often that was done."""
+    y = x * a
+    y += 0 * x
+    scaled.count += 1
+    scaled.rows[1:] = y[:2]
+    return (y, scaled.rows)
 
 
-def test_every_call_does_the_work_once_with_its_own_inputs(recorder):
-    f, count = scale_and_count(recorder)
+@pytest.fixture
+def scale(recorded):
+    scaled.count, scaled.rows = double.xp.zeros(1), double.xp.zeros(3)
+    return graphs.Captured(scaled)
+
+
+def test_every_call_does_the_work_once_with_its_own_inputs(scale, recorded):
     results = []
     for i in range(1, 7):
-        results.append(f(np.arange(3.0), double.xp.asarray([float(i)]))[0])
-        assert count._a == i
-    assert recorder.graph.launches == 6 - graphs.WARM_UP
-    for i, result in enumerate(results, 1):  # results are copies: a later call leaves them alone
-        np.testing.assert_array_equal(result._a, i * np.arange(3.0))
+        results.append(scale(np.arange(3.0), double.xp.asarray([float(i)])))
+        assert scaled.count._a == i
+    assert [g.launches for g in recorded] == [6 - graphs.WARM_UP]
+    for i, (y, rows) in enumerate(results, 1):  # copies: a later call leaves them alone
+        np.testing.assert_array_equal(y._a, i * np.arange(3.0))
+        if i > graphs.WARM_UP:
+            np.testing.assert_array_equal(rows._a, [0, 0, i])
 
 
-def test_other_shapes_are_refused(recorder):
-    f, _ = scale_and_count(recorder)
-    f(np.arange(3.0), np.ones(1))
+def test_an_input_may_be_overwritten_by_its_owner_after_the_call(scale):
+    x = np.arange(3.0)
+    results = []
+    for i in range(4):
+        x[...] = i
+        results.append(scale(x, np.ones(1))[0])
+        x[...] = np.nan
+    assert [y._a.tolist() for y in results] == [[i] * 3 for i in range(4)]
+
+
+def test_other_shapes_are_refused(scale):
+    scale(np.arange(3.0), np.ones(1))
     with pytest.raises(InputError, match="captured graph"):
-        f(np.arange(4.0), np.ones(1))
+        scale(np.arange(4.0), np.ones(1))
     with pytest.raises(InputError, match="float32"):
-        f(np.arange(3.0, dtype=np.float32), np.ones(1))
+        scale(np.arange(3.0, dtype=np.float32), np.ones(1))
 
 
-def test_an_error_ends_the_capture(recorder):
-    def f(x):
-        if recorder.capturing is not None:
-            raise RuntimeError("not in a capture")
-        return (x,)
+FORBIDDEN = {  # what CuPy refuses while a stream is captured
+    "data from the host": lambda xp, x: x + xp.asarray(np.ones(3)),
+    "waiting": lambda xp, x: x * float(x[0]),
+    "a decision by numbers": lambda xp, x: x if x[0] > 0 else -x,
+    "cuBLAS": lambda xp, x: x[:, None] @ x[None],
+    "a library": lambda xp, x: xp.sort(x),
+    "places": lambda xp, x: xp.where(x > 0)[0],
+}
 
-    call = graphs.Captured(f)
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_an_error_ends_the_capture(recorded, what):
+    call = graphs.Captured(lambda x: (FORBIDDEN[what](double.xp, x),))
     for _ in range(graphs.WARM_UP):
-        call(np.ones(2))
+        call(np.ones(3))
     for _ in range(2):  # half of a graph is never replayed
-        with pytest.raises(RuntimeError, match="not in a capture"):
-            call(np.ones(2))
-        assert recorder.capturing is None
+        with pytest.raises(double.Forbidden):
+            call(np.ones(3))
+        assert double.capturing() is None
+    assert [g.launches for g in recorded] == [0, 0]
 
 
 def test_without_graphs_the_function_just_runs():
@@ -124,29 +126,245 @@ def test_without_graphs_the_function_just_runs():
     np.testing.assert_array_equal(y, [2, 2])
 
 
-@pytest.mark.skipif(emulator.COMPILER is None, reason="no g++ to compile the kernels with")
-def test_a_captured_step_is_the_step_of_the_trainer(emulated, monkeypatch):
-    """On the double, with the kernels of CuPy and numbers that come from memory, against NumPy."""
+# ----------------------------------------------------------------------- a training step
+
+OBJECTIVES = {
+    "eps": {},
+    "v": {"objective": ObjectiveConfig(target="v")},
+    "x0": {"objective": ObjectiveConfig(target="x0", weight="min_snr", times="stratified")},
+    "eps, weights": {"objective": ObjectiveConfig(weight="min_snr")},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.3},
+}
+
+
+def config_of(**changes):
     config = tiny_without_file()
-    unet = dataclasses.replace(config.unet, dropout=0.0)
-    config = config.replace(batch_size=3, warmup=2, unet=unet)
-    expected = Trainer(config)
-    monkeypatch.setattr(captured, "supported", lambda: True)
-    monkeypatch.setattr(backend, "xp", double.xp)
-    monkeypatch.setattr(  # on NumPy, too
-        backend, "generator", lambda *of: backend.Philox(backend.asarray(backend.key(*of)))
-    )
+    unet = dataclasses.replace(config.unet, dropout=changes.pop("dropout", 0.0))
+    return config.replace(batch_size=3, warmup=2, unet=unet, **changes)
+
+
+def state(trainer):
+    arrays = trainer.flat.data, trainer.ema.data, trainer.optimizer.m, trainer.optimizer.v
+    return [backend.to_numpy(a).copy() for a in arrays]
+
+
+def steps_of(trainer, n=3):
+    """(loss, norm) of each of n steps, none of which waits for the device; and the state then."""
+    with double.forbid("synchronization"):
+        results = [trainer.train_step() for _ in range(n)]
+    assert (trainer.step, trainer.optimizer.steps, trainer.ema.updates) == (n, n, n)
+    return [[float(a) for a in r] for r in results], state(trainer)
+
+
+def launched_one_by_one(config):
     trainer = Trainer(config)
-    assert trainer._captured is not None and expected._captured is None
-    for _ in range(3):
-        monkeypatch.setattr(backend, "xp", np)
-        loss, norm = expected.train_step()
-        monkeypatch.setattr(backend, "xp", double.xp)
-        with double.forbid("synchronization"):
-            got = trainer.train_step()
-        np.testing.assert_allclose([a._a for a in got], [loss, norm], rtol=1e-4)
-    for name in ("flat.data", "ema.data", "optimizer.m", "optimizer.v"):
-        owner, attribute = name.split(".")
-        got, want = (getattr(getattr(t, owner), attribute) for t in (trainer, expected))
-        np.testing.assert_allclose(got._a, want, rtol=1e-3, atol=1e-5, err_msg=name)
-    assert (trainer.step, trainer.optimizer.steps, trainer.ema.updates) == (3, 3, 3)
+    trainer._captured = None
+    return trainer
+
+
+def assert_same_run(got, expected):
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+    for a, b in zip(got[1], expected[1], strict=True):  # Adam divides gradients that are next to 0
+        assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
+
+
+def assert_captured(config, recorded):
+    trainer = Trainer(config)
+    got = steps_of(trainer)
+    assert [g.launches for g in recorded] == [len(got[0]) - graphs.WARM_UP] * 2
+    assert_same_run(got, steps_of(launched_one_by_one(config)))
+
+
+@pytest.mark.parametrize("what", OBJECTIVES)
+def test_a_captured_step_is_the_step_of_the_trainer(recorded, with_libraries, what):
+    assert_captured(config_of(**OBJECTIVES[what], dropout=0.3), recorded)
+
+
+def test_a_step_by_the_kernels_of_a_gpu_can_be_captured(emulated, recorded):
+    assert_captured(config_of(dropout=0.3), recorded)
+
+
+def test_a_captured_step_is_that_of_numpy(recorded, with_libraries, monkeypatch):
+    """With the same draws: other sums, other kernels, the same mathematics."""
+    got = steps_of(Trainer(config_of()))
+    monkeypatch.setattr(backend, "xp", np)
+    monkeypatch.setattr(backend, "generator", lambda *of: Philox(backend.key(*of)))
+    assert_same_run(got, steps_of(Trainer(config_of())))
+
+
+class Two(Communicator):
+    """Process `rank` of two in one program, each a thread that has its turn between two sums."""
+
+    def __init__(self, rank, meeting):
+        self.rank, self.size, self.meeting = rank, 2, meeting
+
+    def allreduce(self, array):
+        self.meeting.add_up(self.rank, array)
+
+
+class Meeting:
+    """Where two threads add up; one of them runs at a time, as the double has one stream."""
+
+    def __init__(self):
+        self.turns = [threading.Semaphore(1), threading.Semaphore(0)]
+        self.first = None
+
+    def add_up(self, rank, array):
+        if rank == 0:
+            self.first = array
+            self.turns[1].release()
+            self.turns[0].acquire()
+        else:
+            total = self.first + array
+            self.first[...] = total
+            array[...] = total
+            self.turns[0].release()
+            self.turns[1].acquire()
+
+
+def test_two_processes_have_the_curve_of_one(recorded, with_libraries):
+    config = config_of(dropout=0.3, **OBJECTIVES["v"])
+    meeting, found = Meeting(), {}
+
+    def run(rank):
+        meeting.turns[rank].acquire()
+        trainer = Trainer(config, ranks=Two(rank, meeting))
+        found[rank] = (
+            [[float(a) for a in trainer.train_step()] for _ in range(3)],
+            trainer.flat.data._a.copy(),
+        )
+        meeting.turns[1 - rank].release()
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    alone = steps_of(Trainer(config), 3)
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert_same_run((found[0][0], [found[0][1]]), (alone[0], alone[1][:1]))
+
+
+# ------------------------------------------------------------------------------ sampling
+
+SCHEDULE = schedules.make("cosine", 20)
+OPTIONS = {
+    "rk2": {"alpha": 0.5}, "edm": {"s_churn": 2.0}, "annealed_langevin": {"corrections": 1},
+    "ddim": {"eta": 0.5},
+}  # fmt: skip
+
+
+def network():
+    """A U-Net none of whose parameters is zero."""
+    config = UNetConfig(4, channels=4, multipliers=(1,), blocks=1, groups=2, num_classes=3)
+    model = UNet(config, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    for p in model.parameters():
+        p.data += backend.asarray(0.1 * rng.standard_normal(p.shape, dtype=np.float32))
+    return model
+
+
+class Formula:
+    """A network that is one formula, so that many evaluations take no time."""
+
+    conditions, label_rows = UNet.conditions, UNet.label_rows
+
+    def __init__(self, num_classes=3):
+        self.config = SimpleNamespace(image_size=2, in_channels=3, num_classes=num_classes)
+        self.classes = num_classes  # not None where there are labels
+
+    def time_features(self, t, dtype):
+        return backend.asarray(np.stack([t / 20, np.sqrt(t)], axis=1).astype(dtype))
+
+    def denoise(self, x, t, labels=None):
+        given = t if isinstance(t, Conditions) else self.conditions(t, labels, x.dtype)
+        time, rows, known = given
+        y = backend.array_module(x).tanh(x * time[:, :1, None, None]) + time[:, 1:, None, None]
+        return (
+            y
+            if rows is None
+            else y - (known[:, 0] * rows.astype(x.dtype) * 0.1)[:, None, None, None]
+        )
+
+
+def images(model, *, whole, n=9, **options):
+    labels = None if model.config.num_classes is None else np.arange(n) % 3
+    options = {"steps": 4, "batch": 2, "seed": 5} | options
+    with double.forbid("synchronization"):
+        batches = list(sampling.sample(model, SCHEDULE, n, labels, only_last=whole, **options))
+    assert not whole or len([s for rows, s in batches if rows.start == 0]) == 1
+    return np.concatenate([s.x._a for _, s in batches if s.t == 0])
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_a_sampler_as_one_graph_gives_the_bits_of_its_steps(recorded, sampler, monkeypatch):
+    model = Formula()
+    options = {"sampler": sampler, "w": 0.7} | OPTIONS.get(sampler, {})
+    got = images(model, whole=True, **options)
+    assert [g.launches for g in recorded][:1] == [4 - graphs.WARM_UP], "four batches of two"
+    by_steps = images(model, whole=False, **options)
+    monkeypatch.setattr(captured, "supported", lambda: False)
+    monkeypatch.setattr(graphs, "supported", lambda: False)
+    np.testing.assert_array_equal(by_steps, images(model, whole=False, **options))
+    np.testing.assert_array_equal(got, by_steps)
+
+
+@pytest.mark.parametrize(
+    "options", [{"target": "v"}, {"target": "x0", "w": 1.0}, {"w": -1.0}, {"num_classes": None}],
+    ids=str,
+)  # fmt: skip
+def test_guidance_and_what_is_predicted(recorded, options):
+    options = {"sampler": "ddpm", **options}
+    model = Formula(options.pop("num_classes", 3))
+    got = images(model, whole=True, **options)
+    assert recorded[0].launches == 3
+    np.testing.assert_array_equal(got, images(model, whole=False, **options))
+
+
+def test_a_network_in_a_whole_sampler(emulated, recorded):
+    model, options = network(), {"n": 4, "batch": 1, "steps": 2, "w": 0.5}
+    got = images(model, whole=True, **options)
+    np.testing.assert_array_equal(got, images(model, whole=False, **options))
+
+
+def test_the_weights_are_read_where_they_are(recorded, with_libraries):
+    model = network()
+    evaluate, x = captured.denoiser(model), backend.asarray(np.ones((2, 4, 4, 1), np.float32))
+    for i in range(4):
+        model.conv_in.weight.data[...] += 0.1
+        got = evaluate(x, np.full(2, 5 + i), labels=np.array([i % 3, 3]))
+        expected = model.denoise(x, np.full(2, 5 + i), np.array([i % 3, 3]))
+        np.testing.assert_array_equal(got._a, expected._a)
+    assert recorded[0].launches == 4 - graphs.WARM_UP
+
+
+def test_when_a_whole_sampler_is_captured(recorded, monkeypatch):
+    """From four batches on, if it does not ask too often, and if somebody's graphs are there."""
+
+    def states(denoise, x_T, rng, labels):
+        return samplers.ddim(denoise, SCHEDULE, x_T, steps=10)
+
+    model, shape = Formula(None), (2, 2, 2, 3)
+    assert captured.sampler(model, states, shape, captured.BATCHES).evaluations == 10
+    assert captured.sampler(model, states, shape, captured.BATCHES - 1) is None
+    monkeypatch.setattr(captured, "EVALUATIONS", 9)
+    assert captured.sampler(model, states, shape, 99) is None
+    monkeypatch.setattr(captured, "EVALUATIONS", 10)
+    monkeypatch.setattr(captured, "supported", lambda: False)
+    assert captured.sampler(model, states, shape, 99) is None
+
+
+def test_what_a_sampler_asks_does_not_depend_on_the_images():
+    """Else a rehearsal would not tell what to bring along."""
+    asked = {}
+    for value in (0.0, 3.0):
+        for name in samplers.SAMPLERS:
+            run = samplers.make(name, clip=(-1.0, 1.0), steps=6, **OPTIONS.get(name, {}))
+
+            def note(xt, t, name=name, value=value):
+                asked.setdefault((name, value), []).append(t.tolist())
+                return np.cos(value * xt)
+
+            rng = np.random.default_rng(int(value))
+            samplers.final(run(note, SCHEDULE, rng.standard_normal((2, 3, 1)), rng=rng))
+    assert all(asked[name, 0.0] == asked[name, 3.0] for name in samplers.SAMPLERS)
