@@ -104,13 +104,10 @@ def checked_indices(xp: Any, name: str, indices: Any, count: int) -> Array:
 @op
 def embedding(xp: Any, table: Array, indices: Any) -> Result:
     """y = table[indices], of a (K, ...) table;  table_bar[k] = sum of g where the index is k."""
-    rows = checked_indices(xp, "embedding", indices, table.shape[0])
+    shape, rows = table.shape, checked_indices(xp, "embedding", indices, table.shape[0])
 
     def vjp(g: Array) -> tuple[Array, None]:
-        # as a product: add.at on a GPU adds in an order that differs from run to run
-        chosen = xp.arange(table.shape[0])[:, None] == rows.reshape(-1)
-        columns = g.reshape(rows.size, math.prod(table.shape[1:]))
-        sums = kernels.of(xp).matmul(xp, chosen.astype(g.dtype), columns)
-        return sums.reshape(table.shape), None
+        g = g.reshape(rows.size, math.prod(shape[1:]))
+        return kernels.of(xp).sum_rows(xp, g, rows.reshape(-1), shape[0]).reshape(shape), None
 
     return table[rows], vjp

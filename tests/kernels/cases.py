@@ -115,6 +115,14 @@ def _attention_grad(drawn):
 
 
 @st.composite
+def looked_up(draw):
+    """(g, rows, count): rows that occur often, once and never, of a table of any size."""
+    count, n, d = (draw(st.sampled_from(k)) for k in ([1, 2, 40], [0, 1, 2, 9, 300], [1, 3, 16]))
+    rows = np.random.default_rng(draw(seeds)).integers(0, count, n)
+    return draw(arrays((n, d))), rows, count
+
+
+@st.composite
 def adam(draw):
     n = draw(st.sampled_from([1, 2, 7, 1000, 4097]))
     rng = np.random.default_rng(draw(seeds))
@@ -157,6 +165,7 @@ CASES = {
     "attention": looks().map(lambda d: d[:4]),
     "attention_grad": looks().map(_attention_grad),
     "matmul": factors(),
+    "sum_rows": looked_up(),
     "adam": adam(),
     "clip_norm": adam().flatmap(
         lambda d: st.sampled_from([0.5, 2.0]).map(lambda k: (d[1], k * np.linalg.norm(d[1])))

@@ -1,5 +1,7 @@
 """Moving elements: indexing, cutting, look-ups, and what they say of mistakes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,8 @@ from numpy.testing import assert_array_equal
 
 from minidiff import ops
 from minidiff.autograd import Tensor
+from minidiff.backend import kernels
+from minidiff.backend.kernels import reference
 from minidiff.errors import InputError
 from tests.strategies import arrays, seeds, shapes
 
@@ -86,6 +90,29 @@ def test_rows_of_any_shape_are_looked_up_at_any_places(row, places):
     np.add.at(expected, indices, g)
     got = gradient(lambda t: ops.embedding(t, indices), table, g)
     np.testing.assert_allclose(got, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("library", [None, reference], ids=["fast", "definition"])
+def test_the_gradient_of_a_large_table_takes_little_memory(library, monkeypatch):
+    """All rows beside all indices, as one matrix, would be 900 MB."""
+    rng = np.random.default_rng(0)
+    table, indices = (
+        Tensor(np.zeros((12_000, 2)), requires_grad=True),
+        rng.integers(0, 12_000, 9600),
+    )
+    y, g = ops.embedding(table, indices), rng.standard_normal((9600, 2))
+    if library is not None:
+        monkeypatch.setattr(kernels, "of", lambda xp: library)
+    tracemalloc.start()
+    try:
+        y.backward(g)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (10e6 if library is None else 400e6)
+    expected = np.zeros(table.shape)
+    np.add.at(expected, indices, g)
+    np.testing.assert_allclose(table.grad, expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("f", [ops.embedding, ops.cross_entropy], ids=["embedding", "labels"])

@@ -155,6 +155,19 @@ def matmul(xp: Any, a: Array, b: Array) -> Array:
     return a @ b
 
 
+def sum_rows(xp: Any, g: Array, rows: Array, count: int) -> Array:
+    """s[k] = sum of g[n] over all n with rows[n] = k < count: (N, D) becomes (count, D).
+
+    As a product, some k at a time: add.at on a GPU adds in an order that differs from run to run.
+    """
+    s = xp.empty((count, g.shape[1]), g.dtype)
+    some = max(1, (1 << 24) // max(1, len(rows)))
+    for k in range(0, count, some):
+        chosen = xp.arange(k, min(k + some, count))[:, None] == rows
+        s[k : k + some] = chosen.astype(g.dtype) @ g
+    return s
+
+
 def adam(
     xp: Any, p: Array, g: Array, m: Array, v: Array, step: float, lr: float,
     beta1: float, beta2: float, eps: float,

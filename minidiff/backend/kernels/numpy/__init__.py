@@ -14,6 +14,7 @@ from minidiff.backend.kernels.numpy.norm import (
     group_norm_silu_grad,
 )
 from minidiff.backend.kernels.numpy.optimizer import adam, clip_norm, moving_average, update
+from minidiff.backend.kernels.numpy.rows import sum_rows
 
 memory.keep_freed_memory()
 
@@ -30,5 +31,6 @@ __all__ = [
     "moving_average",
     "silu",
     "silu_grad",
+    "sum_rows",
     "update",
 ]
