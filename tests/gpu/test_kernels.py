@@ -151,3 +151,22 @@ def test_the_gradient_of_a_kernel_by_no_image_is_zero(emulated):
     np.testing.assert_array_equal(dw, np.zeros_like(w))
     assert on_the_double(FAST["conv2d"])(np, x, w, *rest).shape == g.shape
     assert on_the_double(FAST["conv2d_dx"])(np, g, w, x.shape, *rest).shape == x.shape
+
+
+@pytest.mark.parametrize("keys", [33, 300])  # one warp to a row, and two
+def test_softmax_of_several_numbers_to_a_thread(emulated, keys):
+    q, k, v = (np.random.default_rng(0).standard_normal((1, 2, n, 8)) for n in (5, keys, keys))
+    out, p = on_the_double(FAST["attention"])(np, q, k, v, None)
+    expected = DEFINITIONS["attention"](np, q, k, v, None)
+    np.testing.assert_allclose(out, expected[0], atol=1e-13)
+    np.testing.assert_allclose(p, expected[1], atol=1e-13)
+    threads = next(block for name, _, block in reversed(emulator.launches) if name == "softmax")
+    assert threads == ((32,) if keys == 33 else (64,))
+
+
+def test_a_row_times_a_matrix_is_computed_as_a_column(emulated):
+    a, b = np.random.default_rng(0).standard_normal((2, 300, 40))
+    emulator.launches.clear()
+    got = on_the_double(FAST["matmul"])(np, a[:, :1].T.copy(), b)
+    np.testing.assert_allclose(got, a[:, :1].T @ b, rtol=1e-12)
+    assert emulator.launches[0][1][1:] == (1, 1)  # one tile holds all 40 columns

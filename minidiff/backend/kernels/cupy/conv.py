@@ -13,8 +13,10 @@ BUSY = 256
 """Blocks that keep a large GPU busy: two for each of its multiprocessors."""
 STRETCH = 128
 """The fewest places that a block sums over in the gradient of a kernel."""
-ANY = 64, 64
-"""The tile of the kernels that take any number of channels, wherever they begin in memory."""
+ANY = 128, 32
+"""The tile of the kernels that take any number of channels, wherever they begin in memory: narrow,
+since most of these have one or three.
+"""
 
 
 def _tiles(rows: int, columns: int) -> list[tuple[int, int]]:

@@ -20,6 +20,9 @@ def matmul(xp: Any, a: Array, b: Array) -> Array:
     """
     (rows, depth), columns = a.shape[-2:], b.shape[-1]
     stacked = a.ndim > 2 or b.ndim > 2
+    if not stacked and rows == 1 < columns and b.flags.c_contiguous:
+        # a tile has more rows than columns, so a single row is better a column
+        return matmul(xp, b.T, a.T).reshape(1, columns)
     if not stacked and not a.T.flags.c_contiguous:
         return conv2d(xp, _image(a), b[None, None], 1, NONE).reshape(rows, columns)
     shape = 1, 1, rows, columns
