@@ -295,16 +295,20 @@ def _draw(
     steps = sampling.total_steps(n, steps=options["steps"], batch=options["batch"])
     with Bar("draw", steps) as bar:
 
+        def speed() -> str:
+            return f"{n * bar.done / steps / (time.perf_counter() - started):,.1f} images/s"
+
         def show(rows: slice, state: State) -> None:
             if watch is not None:
                 watch(rows, state)
-            if state.t > 0:
-                done = n * (bar.done + 1) / steps
-                bar.step(lambda: f"{done / (time.perf_counter() - started):,.1f} images/s")
+            # a batch that was drawn as a whole has no state but its last
+            drawn = options["steps"] * (1 + rows.start // options["batch"])
+            for _ in range(bar.done, drawn if state.t == 0 else bar.done + 1):
+                bar.step(speed)
 
         return sampling.draw(
-            model, c.make_schedule(), n, labels, watch=show, target=c.objective.target,
-            ranks=world(), **options,
+            model, c.make_schedule(), n, labels, watch=show, only_last=watch is None,
+            target=c.objective.target, ranks=world(), **options,
         )  # fmt: skip
 
 

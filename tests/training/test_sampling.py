@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minidiff import backend
 from minidiff.diffusion import objectives, samplers, schedules
 from minidiff.errors import InputError
-from minidiff.training import Run, Trainer, draw, label_plan, load_model, train
+from minidiff.training import Run, Trainer, captured, draw, label_plan, load_model, train
 from minidiff.training.sampling import sample, total_steps
 from minidiff.unet import UNet, UNetConfig
 from tests.training.tiny import tiny
@@ -129,3 +129,32 @@ def test_the_average_is_what_is_loaded(tmp_path):
     np.testing.assert_array_equal(load_model(run).flatten().data, trainer.ema.data)
     np.testing.assert_array_equal(load_model(run, "model").flatten().data, trainer.flat.data)
     assert not load_model(run).training  # so that dropout is off
+
+
+def test_of_a_batch_that_is_drawn_as_a_whole_the_last_state_is_seen(monkeypatch):
+    """A GPU draws full batches so; what is left over, and what somebody watches, is by steps."""
+    asked = []
+
+    def sampler(model, states, shape, batches):
+        assert (shape, batches) == ((3, 4, 4, 1), 2)
+        return lambda key, labels: asked.append((key, labels)) or np.ones(shape, np.float32)
+
+    monkeypatch.setattr(captured, "sampler", sampler)
+    seen, options = [], {"steps": 4, "batch": 3, "seed": 2}
+    images = draw(
+        network(), SCHEDULE, 7, np.arange(7), only_last=True,
+        watch=lambda rows, state: seen.append((rows.start, state.t)), **options,
+    )  # fmt: skip
+    assert seen == [(0, 0), (3, 0), (6, 20), (6, 15), (6, 10), (6, 5), (6, 0)]
+    assert np.all(images[:6] == 1) and np.any(images[6] != 1)
+    for i, (key, labels) in enumerate(asked):
+        np.testing.assert_array_equal(key, backend.key(2, step=i))
+        np.testing.assert_array_equal(labels, np.arange(3 * i, 3 * i + 3))
+    by_steps = draw(network(), SCHEDULE, 7, np.arange(7), watch=lambda *_: None, **options)
+    assert len(asked) == 2 and not np.any(np.all(by_steps == 1, axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [0, 11], [-1, 0], [0.5, 1.0]])
+def test_labels_that_do_not_fit_are_refused(labels):
+    with pytest.raises(InputError, match="labels"):
+        draw(network(), SCHEDULE, 2 + (labels == [1, 2]), np.array(labels))
