@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from minidiff import backend
+from minidiff import backend, ops
 from minidiff.backend import kernels
 from minidiff.backend.kernels import reference
 from tests import double
@@ -132,6 +132,17 @@ def test_the_generator_of_a_device_draws_from_its_key(monkeypatch):
     for numbers, expected in zip(got, [first, second] * 2, strict=True):
         np.testing.assert_array_equal(numbers.get(), expected)
     assert not np.intersect1d(first, second).size
+
+
+def test_dropout_draws_from_it(device):
+    x = backend.asarray(np.ones((400, 50), np.float32))
+    first, second = (
+        backend.to_numpy(ops.dropout(x, p=0.25, rng=rng).data) for rng in [philox(1)] * 2
+    )
+    assert first.dtype == np.float32
+    np.testing.assert_allclose(np.unique(first), [0, 4 / 3], rtol=1e-6)
+    for kept, share in ((first, 0.75), (second, 0.75), (first * second, 0.75**2)):
+        assert abs((kept > 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / first.size)
 
 
 def test_numpy_keeps_its_own_generator():
