@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minidiff.backend.kernels.cupy.launch import aligned, contiguous, launch
+from minidiff.backend.kernels.cupy.launch import THREADS, aligned, contiguous, launch
 from minidiff.backend.kernels.reference import Array
 
 
@@ -18,6 +18,12 @@ def _packed(x: Array, groups: int, *others: Array) -> int:
     return int(x.shape[-1] // groups % 4 == 0 and aligned(x, *others))
 
 
+def _threads(x: Array, groups: int, packed: int) -> int:
+    """Of a block: warps in which a thread has about four loads; small groups need few."""
+    loads = math.prod(x.shape[1:]) // groups // (4 if packed else 1)
+    return min(THREADS, 32 * max(1, -(-loads // 128)))
+
+
 def _forward(
     xp: Any, x: Array, gamma: Array, beta: Array, shift: Array | None, groups: int, eps: float,
     with_silu: bool,
@@ -26,13 +32,15 @@ def _forward(
     n, c = len(x), x.shape[-1]
     y = xp.empty_like(x)
     m, r = xp.empty((n, groups), x.dtype), xp.empty((n, groups), x.dtype)
+    packed = _packed(x, groups, y)
     launch(
         xp, "norm", "group_norm", (n * groups,),
         (
             x, gamma, beta, gamma if shift is None else shift, y, m, r,
             math.prod(x.shape[1:-1]), c, groups, _step(gamma), _step(beta), _step(shift),
-            int(shift is not None), int(with_silu), float(eps), _packed(x, groups, y),
+            int(shift is not None), int(with_silu), float(eps), packed,
         ),
+        threads=_threads(x, groups, packed),
     )  # fmt: skip
     return y, m, r
 
@@ -46,14 +54,16 @@ def _backward(
     (n, groups), c = r.shape, x.shape[-1]
     dx = xp.empty_like(x)
     sums = [xp.empty((n, c), x.dtype) for _ in range(3)]
+    packed = _packed(x, groups, g, dx)
     launch(
         xp, "norm", "group_norm_grad", (n * groups,),
         (
             g, x, m, r, gamma, gamma if beta is None else beta, gamma if shift is None else shift,
             dx, *sums,
             math.prod(x.shape[1:-1]), c, groups, _step(gamma), _step(beta), _step(shift),
-            int(shift is not None), int(beta is not None), _packed(x, groups, g, dx),
+            int(shift is not None), int(beta is not None), packed,
         ),
+        threads=_threads(x, groups, packed),
     )  # fmt: skip
     return dx, *sums
 
