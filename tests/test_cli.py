@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,15 +189,6 @@ def test_trouble_of_the_machine_is_one_line(tmp_path, capsys, monkeypatch, raise
     assert not (tmp_path / "new").exists()
 
 
-def test_a_backend_that_does_not_exist(tmp_path):
-    out = subprocess.run(
-        [sys.executable, "-m", "minidiff", "demo", "--out", str(tmp_path / "new")],
-        capture_output=True, text=True, env=os.environ | {"MINIDIFF_BACKEND": "jax"},
-    )  # fmt: skip
-    assert out.returncode == 2 and len(out.stderr.splitlines()) == 1
-    assert "numpy, cupy" in out.stderr and not (tmp_path / "new").exists()
-
-
 def in_shell(command, **environment):
     """Run `minidiff COMMAND` by a shell, where {it} stands for it."""
     it = f"{shlex.quote(sys.executable)} -m minidiff"
@@ -254,6 +247,27 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert minidiff.__version__ in capsys.readouterr().out
+
+
+def test_help_and_readme_name_the_variables_of_the_environment(capsys):
+    package = Path(minidiff.__file__).parent
+    sources = "".join(path.read_text() for path in package.rglob("*.py"))
+    known = set(re.findall(r"MINIDIFF_[A-Z]+", sources))
+    assert len(known) == 3 and main([]) == 0
+    assert known == set(re.findall(r"MINIDIFF_[A-Z]+", capsys.readouterr().out))
+    assert known == set(re.findall(r"MINIDIFF_[A-Z]+", (package.parent / "README.md").read_text()))
+
+
+@pytest.mark.parametrize("name", ["BACKEND", "KERNELS", "PRECISION"])
+@pytest.mark.parametrize("value", ["jax", "Fast", "\u03c0", " "])
+def test_an_unknown_value_of_a_variable_is_one_line(tmp_path, name, value):
+    out = subprocess.run(
+        [sys.executable, "-m", "minidiff", "demo", "--out", str(tmp_path / "new")],
+        capture_output=True, text=True, env=os.environ | {f"MINIDIFF_{name}": value},
+    )  # fmt: skip
+    assert out.returncode == 2 and not (tmp_path / "new").exists()
+    (line,) = out.stderr.splitlines()
+    assert line.startswith(f"minidiff: error: MINIDIFF_{name}={value!r} is unknown; choose ")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

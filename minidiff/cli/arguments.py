@@ -31,8 +31,13 @@ begin with:
   minidiff demo                          learn to draw digits in a minute, no GPU needed
   minidiff sample runs/demo --class 7    draw sevens with what was learned
 
-'minidiff COMMAND --help' explains a command. MINIDIFF_BACKEND=cupy runs everything on a GPU.
-The matrix products of NumPy run on one thread unless OPENBLAS_NUM_THREADS says otherwise.""",
+'minidiff COMMAND --help' explains a command.
+
+environment:
+  MINIDIFF_BACKEND=cupy         run everything on a GPU (numpy)
+  MINIDIFF_PRECISION=tf32       there, multiply in fewer digits: faster (float32)
+  MINIDIFF_KERNELS=reference    each fast kernel by its plain definition: slow (fast)
+  OPENBLAS_NUM_THREADS=2        threads of NumPy's matrix products (1)""",
     )
     parser.add_argument("--version", action="version", version=f"minidiff {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -70,8 +75,8 @@ def _add_train(commands: Any) -> None:
         help="train a recipe in a folder; stop and go on at any time",
         description="""\
 Train a model. A recipe is a name that comes with the package (digits8) or a .toml file; each of
-its settings can be changed by --set. The folder then holds config.json, metrics.jsonl,
-checkpoints/, samples/ and loss.png.
+its settings can be changed by --set. The folder then holds config.json (all settings),
+metrics.jsonl (the loss of each step), checkpoints/, samples/ and loss.png.
 Ctrl-C finishes the step and saves. --resume goes on, to the same bits as without the stop.""",
         epilog="""\
 examples:
