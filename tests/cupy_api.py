@@ -51,7 +51,6 @@ def main():
         "names": names,
         "ufuncs": ufuncs,
         "ndarray": {name: keywords(getattr(cupy.ndarray, name)) for name in dir(cupy.ndarray)},
-        "generator": {name: keywords(f) for name, f in offered(cupy.random.Generator)},
         "special": [name for name, _ in offered(cupyx.scipy.special)],
     }
     # one name a line, so that the next version of CuPy makes a difference that can be read

@@ -453,49 +453,13 @@ class _Special(types.ModuleType):
         return Ufunc(name, f) if isinstance(f, np.ufunc) else _function(name, f, None)
 
 
-class BitGenerator:
-    """One of CuPy's; the draws are those of NumPy's default generator of the same seed."""
-
-    def __init__(self, seed=None):
-        if seed is None:
-            raise TypeError("a generator without a seed; derive it from (seed, step, rank)")
-        self._bits = np.random.PCG64(seed)
-
-
-class Generator:
-    """cupy.random.Generator: a few of the draws of NumPy's, and NumPy's numbers."""
-
-    def __init__(self, bit_generator):
-        if not isinstance(bit_generator, BitGenerator):
-            raise TypeError("cupy.random.Generator wants one of CuPy's own bit generators")
-        self._rng = np.random.Generator(bit_generator._bits)
-
-    def __getattr__(self, name):
-        if name not in API["generator"]:
-            raise AttributeError(f"cupy.random.Generator has no attribute {name!r}")
-        draw, keywords = getattr(self._rng, name), API["generator"][name]
-
-        def method(*args, **kwargs):
-            _check_keywords(name, keywords, kwargs)
-            _not_captured("a generator that counts on the host")
-            return _wrap(draw(*_unwrap(args), **_unwrap_values(kwargs)))
-
-        return method
-
-
 class _Random(types.ModuleType):
-    """cupy.random without the functions that draw from a hidden global state."""
-
-    Generator = Generator
-    XORWOW = MRG32k3a = Philox4x3210 = BitGenerator
+    """cupy.random: its generators have a state; those of the backend have none."""
 
     def __getattr__(self, name):
         if f"random.{name}" in API["names"]:
             raise NotImplementedError(f"cupy.random.{name}: take a generator that was passed in")
         raise AttributeError(f"module 'cupy.random' has no attribute {name!r}")
-
-    def default_rng(self, seed):
-        return Generator(BitGenerator(seed))
 
 
 _null_stream = types.SimpleNamespace(synchronize=lambda: _synchronize("synchronize()"))
