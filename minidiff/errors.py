@@ -8,6 +8,9 @@ class InputError(ValueError):
     line prints it as it is and exits with status 2.
     """
 
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).split()))  # an array in it has many lines
+
 
 class PriorWarning(UserWarning):
     """A noise schedule leaves so much of the signal at t = T that sampling from noise misses it.

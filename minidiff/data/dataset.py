@@ -11,6 +11,8 @@ from minidiff.errors import InputError
 
 def from_uint8(u: np.ndarray) -> np.ndarray:
     """x = u / 127.5 - 1: bytes 0..255 to float32 in [-1, 1], any shape."""
+    if u.dtype.kind not in "ui" or (u.size and not 0 <= u.min() <= u.max() <= 255):
+        raise InputError(f"expected integers in 0..255, got {u.dtype}; floats need no from_uint8")
     return (u / np.float32(127.5) - np.float32(1)).astype(np.float32)
 
 

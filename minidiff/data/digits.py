@@ -10,6 +10,8 @@ from importlib import resources
 
 import numpy as np
 
+from minidiff.errors import InputError
+
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """The digits as (images, labels): x = v / 8 - 1 for v dark dots of 16 under a pixel.
@@ -39,7 +41,9 @@ def nearest_label(x: np.ndarray) -> np.ndarray:
     -------
     int64 (N,)
     """
+    if x.shape[1:] != (8, 8, 1) or not np.isfinite(x).all():
+        raise InputError(f"expected finite images (N, 8, 8, 1), got shape {x.shape}")
     images, labels = digits()
-    a, b = x.reshape(len(x), -1), images.reshape(len(images), -1)
+    a, b = x.reshape(len(x), 64), images.reshape(len(images), 64)
     squared = (b**2).sum(axis=1) - 2 * a @ b.T  # |a - b|^2 without |a|^2, which b does not change
     return labels[squared.argmin(axis=1)]

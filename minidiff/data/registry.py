@@ -39,6 +39,6 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def _find(name: str) -> Source:
-    if name not in SOURCES:
+    if not isinstance(name, str) or name not in SOURCES:
         raise InputError(f"there is no data set {name!r}; choose one of: {', '.join(names())}")
     return SOURCES[name]

@@ -106,3 +106,27 @@ LABELS = np.array([0, 1, 0])
 def test_a_data_set_refuses(images, labels, message):
     with pytest.raises(InputError, match=message):
         Dataset("toy", images, labels, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: data.from_uint8(np.ones(3)), "expected integers in 0..255, got float64"),
+        (lambda: data.from_uint8(np.array([256])), "expected integers in 0..255, got int64"),
+        (lambda: data.nearest_label(np.zeros((2, 8, 8))), r"\(N, 8, 8, 1\), got shape \(2, 8, 8\)"),
+        (lambda: data.nearest_label(np.full((1, 8, 8, 1), np.nan)), "expected finite images"),
+        (lambda: data.load(["digits"]), r"no data set \['digits'\]"),
+    ],
+)
+def test_what_cannot_be_used_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_no_images_have_no_labels():
+    assert data.nearest_label(np.zeros((0, 8, 8, 1))).shape == (0,)
+    assert data.from_uint8(np.zeros((0, 3), np.uint8)).shape == (0, 3)
+
+
+def test_an_error_is_one_line_whatever_it_holds():
+    assert str(InputError(f"got {np.eye(2)}\n  of a kind")) == "got [[1. 0.] [0. 1.]] of a kind"
