@@ -32,6 +32,7 @@ CASES = {
     "attention": (*rng.standard_normal((3, 2, 1, 40, 4)), None),
     "update": (*rng.random((5, 3001)), (3.0, 0.1, 0.8), 0.5, 0.9, 0.999, 0.1, 0.2),
     "silu": (rng.standard_normal(1003),),
+    "sum_rows": (rng.standard_normal((40, 300)), rng.integers(0, 5, 40), 5),
     "uniform": (np.array([3, 5], np.uint32), 7, (1003,), np.float32),
     "normal": (np.array([3, 5], np.uint32), 7, (1003,), np.float32),
 }
@@ -87,6 +88,10 @@ MISTAKES = {  # (file, what stands there, what is put there, the kernel that is 
         "optimizer", "sum += g[4 * packs + i] * g[4 * packs + i];", ";", "update"
     ),
     "the end that fills no pack": ("elementwise", "EACH(i, n - 4 * packs)", "EACH(i, 0)", "silu"),
+    "rows of others added": ("rows", "if (rows[i] == k) ", "", "sum_rows"),
+    "only as many columns as threads": (
+        "rows", "c < columns; c", "c < columns && c < 256; c", "sum_rows"
+    ),
     "a round of Philox too few": ("random", "round < 10", "round < 9", "uniform"),
     "the key stays as it is": ("random", "k1 += 0xBB67AE85u;", "", "uniform"),
     "every draw is the first": ("random", "(at >> 32), draw, 0}", "(at >> 32), 0, 0}", "uniform"),

@@ -17,6 +17,7 @@ from minidiff.backend.kernels.cupy.norm import (
 from minidiff.backend.kernels.cupy.optimizer import update
 from minidiff.backend.kernels.cupy.products import matmul
 from minidiff.backend.kernels.cupy.random import normal, uniform
+from minidiff.backend.kernels.cupy.rows import sum_rows
 
 __all__ = [
     "attention",
@@ -32,6 +33,7 @@ __all__ = [
     "normal",
     "silu",
     "silu_grad",
+    "sum_rows",
     "uniform",
     "update",
 ]
