@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu [--dry-run] [--out docs/results] [--minutes 10]
 
-Parts, each a process of its own, so that one that fails leaves the others alone: the tests that
-are marked `gpu`; forward and all gradients against NumPy; each convolution of the networks as our
-kernel and as its definition (im2col and cuBLAS); steps and evaluations beside eager PyTorch, where
-that is installed; and two trainings. The result is `gpu.json` and a page, `gpu.md`. ``--dry-run``
-does all of it on the CPU, tiny, to test this script; what it writes says so.
+Parts, each a process of its own, and most of them one for each precision, so that one that fails
+leaves the others alone: the tests that are marked `gpu`; forward and all gradients against the
+definitions on NumPy; steps and evaluations, and 50 steps of DDIM, beside eager PyTorch, where that
+is installed; what share of the machine's arithmetic and memory each kernel reaches; and two
+trainings. The result is `gpu.json` and a page, `gpu.md`. ``--dry-run`` does all of it on the CPU,
+tiny, to test this script; what it writes says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import os
 import platform
@@ -32,9 +34,10 @@ ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "tf32")
 ALLOWED = {"float32": 1e-4, "tf32": 2e-2}
 """Largest |a - b| of a parameter's gradient, relative to the largest |b|, against NumPy."""
-PARTS = ("tests", "parity", "layers", "steps", "training")
-SHARE = {"tests": 150, "parity": 90, "layers": 60, "steps": 100, "training": 270}
-"""Seconds after which a part is stopped."""
+SHARE = {"parity": 40, "steps": 60, "sampling": 50, "kernels": 30, "training": 160, "tests": 80}
+"""The parts in their order, and seconds after which each is stopped."""
+TWICE = ("parity", "steps", "sampling", "kernels")
+"""Those that are done in each precision."""
 LAYERS = (  # (images a side, channels in, channels out) of 3 x 3 convolutions
     (28, 32, 32), (14, 64, 64), (14, 128, 64), (7, 64, 64), (32, 128, 128), (16, 256, 256),
     (8, 256, 256), (4, 256, 256),
@@ -46,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="tiny, and on the CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all parts together")
-    parser.add_argument("--only", choices=PARTS, action="append", help="do this part alone")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=SHARE, action="append", help="do this part alone")
+    parser.add_argument("--part", choices=SHARE, help=argparse.SUPPRESS)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     args = parser.parse_args(arguments)
     if args.part:
@@ -56,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"machine": machine(args.dry_run), "dry_run": args.dry_run}
     end = time.monotonic() + 60 * args.minutes
-    for part in args.only or PARTS:
-        both = PRECISIONS if part in ("parity", "layers", "steps") else PRECISIONS[:1]
+    for part in args.only or SHARE:
+        both = PRECISIONS if part in TWICE else PRECISIONS[:1]
         for precision in both:
             left = end - time.monotonic()
             name = part if len(both) == 1 else f"{part} {precision}"
@@ -67,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             (args.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
             (args.out / "gpu.md").write_text(page(result))
     print(page(result))
-    failed = [k for k, v in result.items() if isinstance(v, dict) and "error" in v]
+    failed = [k for k, v in result.items() if isinstance(v, dict) and {"error", "failed"} & set(v)]
     return 1 if failed else 0
 
 
@@ -139,9 +142,10 @@ def tests(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
 
 
 def parity(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
-    """The network forward and every gradient, on the GPU in float32 and on NumPy in float32."""
+    """The network forward and every gradient: here, and by the definitions on NumPy."""
     from benchmarks.configs import CONFIGS
     from minidiff import backend
+    from minidiff.backend import kernels
 
     device, found = backend.xp, {}
     variants = {name: CONFIGS[name] for name in (["digits8"] if dry_run else CONFIGS)}
@@ -150,20 +154,21 @@ def parity(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
     for name, config in variants.items():
         batch = 2 if name.startswith("cifar") else 5
         backend.xp = np
-        exact = _gradients(config, batch)
+        with kernels.definitions_only():
+            exact = _gradients(config, batch)
         backend.xp = device
         got = _gradients(config, batch)
         errors = {
             key: float(np.abs(got[key] - exact[key]).max() / max(np.abs(exact[key]).max(), 1e-3))
             for key in exact
         }
-        worst = max(errors, key=errors.__getitem__)
+        worst = max(errors, key=lambda key: np.nan_to_num(errors[key], nan=np.inf))
         found[name] = {"worst": worst, "error": errors[worst], "forward": errors["forward"]}
     report: dict[str, Any] = {"networks": found, "allowed": ALLOWED[precision]}
     # "not <=", so that NaN fails
     wrong = [n for n, f in found.items() if not f["error"] <= ALLOWED[precision]]
     if wrong:
-        report["error"] = f"differs from NumPy: {', '.join(wrong)}"
+        report["error"] = f"differs from the definitions: {', '.join(wrong)}"
     return report
 
 
@@ -186,32 +191,63 @@ def _gradients(config: Any, batch: int) -> dict[str, np.ndarray]:
     return found | {"forward": backend.to_numpy(y.data)}
 
 
-def layers(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
-    """Milliseconds of each convolution: as our kernel, and as its definition."""
+def kernels(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+    """Milliseconds of each kernel and of its definition, and the machine's own two limits."""
     from minidiff import backend
     from minidiff.backend import kernels
 
-    xp, rng = backend.xp, np.random.default_rng(0)
-    table, batch = {}, 2 if dry_run else 128
+    xp, rng, batch = backend.xp, np.random.default_rng(0), 2 if dry_run else 128
     own, definitions = kernels.of(xp), kernels.reference
+
+    def draw(*shape: int) -> Any:
+        return backend.asarray(rng.standard_normal(shape, dtype=np.float32))
+
+    def row(name: str, *args: Any, gflop: float = 0.0, megabytes: float = 0.0) -> dict[str, Any]:
+        calls = (functools.partial(getattr(k, name), xp, *args) for k in (own, definitions))
+        ms, by_definition = (milliseconds(f, dry_run) for f in calls)
+        done = {"kernel": name, "ms": ms, "definition ms": by_definition}
+        return done | {"TFLOP/s": gflop / ms, "GB/s": megabytes / ms}
+
+    table: dict[str, dict[str, Any]] = {}
     for side, c, o in LAYERS[3:4] if dry_run else LAYERS:
-        x, w, g = (
-            backend.asarray(rng.standard_normal(s, dtype=np.float32))
-            for s in ((batch, side, side, c), (3, 3, c, o), (batch, side, side, o))
-        )
-        pads = ((1, 1), (1, 1))
-        row: dict[str, float] = {"gflop": 2 * batch * side * side * 9 * c * o / 1e9}
-        for name, args in {
-            "conv2d": (x, w, 1, pads),
-            "conv2d_dx": (g, w, x.shape, 1, pads),
-            "conv2d_dw": (x, g, w.shape, 1, pads),
-        }.items():
-            for kind, table_of in (("own", own), ("definition", definitions)):
-                f = getattr(table_of, name)
-                call = functools.partial(f, xp, *args)
-                row[f"{name} {kind} ms"] = milliseconds(call, dry_run)
-        table[f"{side}x{side}, {c} to {o}"] = row
-    return {"layers": table, "batch": batch}
+        x, w, g = draw(batch, side, side, c), draw(3, 3, c, o), draw(batch, side, side, o)
+        gflop, pads = 2 * batch * side * side * 9 * c * o / 1e9, ((1, 1), (1, 1))
+        at = f"{side}x{side}, {c} to {o}"
+        table[f"conv2d {at}"] = row("conv2d", x, w, 1, pads, gflop=gflop)
+        table[f"dx {at}"] = row("conv2d_dx", g, w, x.shape, 1, pads, gflop=gflop)
+        table[f"dw {at}"] = row("conv2d_dw", x, g, w.shape, 1, pads, gflop=gflop)
+    side, c, groups = (7, 16, 4) if dry_run else (32, 128, 32)
+    x, g, gamma, beta = draw(batch, side, side, c), draw(batch, side, side, c), draw(c), draw(c)
+    size = 4 * x.size / 1e6
+    y, m, r = own.group_norm_silu(xp, x, gamma, beta, None, groups, 1e-6)
+    at = f"{side}x{side}x{c}"
+    table[f"norm and SiLU {at}"] = row(
+        "group_norm_silu", x, gamma, beta, None, groups, 1e-6, megabytes=2 * size
+    )
+    table[f"its gradient {at}"] = row(
+        "group_norm_silu_grad", g, x, y, m, r, gamma, beta, None, megabytes=3 * size
+    )
+    n, d = (9, 8) if dry_run else (256, 256)
+    q = draw(batch, n, d)
+    gflop = 4 * batch * n * n * d / 1e9
+    table[f"attention {n}x{d}"] = row("attention", q, q, q, None, gflop=gflop)
+    n = 10**4 if dry_run else 35_700_000
+    p, grad, m, v, average = (draw(n) for _ in range(5))
+    v **= 2
+    table[f"update of {n:,}"] = row(
+        "update", p, grad, m, v, average, (3.0, 1e-3, 0.9), 1.0, 0.9, 0.999, 1e-8, 0.0,
+        megabytes=4 * 9 * n / 1e6,
+    )  # fmt: skip
+    key = backend.asarray(backend.key(0))
+    table[f"normal, {n:,}"] = row("normal", key, 0, (n,), np.float32, megabytes=4 * n / 1e6)
+
+    n = 256 if dry_run else 8192
+    a = draw(n, n)
+    return {
+        "kernels": table, "batch": batch,
+        "product TFLOP/s": 2 * n**3 / 1e9 / milliseconds(lambda: a @ a, dry_run),
+        "copy GB/s": 2 * 4 * n * n / 1e6 / milliseconds(a.copy, dry_run),
+    }  # fmt: skip
 
 
 def milliseconds(f: Callable[[], Any], dry_run: bool) -> float:
@@ -241,46 +277,95 @@ def milliseconds(f: Callable[[], Any], dry_run: bool) -> float:
 
 def steps(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
     """Milliseconds of a training step and of an evaluation: captured, launched one by one, and
-    PyTorch's, each a median over rounds that take turns.
+    PyTorch's, each a median over rounds that take turns; and the memory that each took.
     """
     from benchmarks.configs import CONFIGS
 
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"networks": {}}
     chosen = {"digits8": 4} if dry_run else {"digits8": 64, "mnist-small": 128, "cifar-ddpm": 128}
     for name, batch in chosen.items():
-        players: dict[str, Any] = {}
-        for kind, make in (("captured", _captured), ("eager", _eager), ("torch", _torch)):
-            try:
-                players[kind] = make(CONFIGS[name], batch, precision)
-            except ImportError:
-                report.setdefault("absent", []).append(kind)
-            except Exception as error:  # the others are measured all the same
-                report.setdefault("failed", {})[f"{name}, {kind}"] = repr(error)[:500]
-        times: dict[str, list[float]] = {}
-        for _ in range(2 if dry_run else 5):
-            for kind, (step, sample, wait) in players.items():
-                for what, f in (("step", step), ("evaluation", sample)):
-                    times.setdefault(f"{kind} {what}", []).append(_per_call(f, wait, dry_run))
-        report[name] = {key: statistics.median(values) for key, values in times.items()}
-        for what in ("step", "evaluation"):
-            ours, theirs = times.get(f"captured {what}"), times.get(f"torch {what}")
-            if ours and theirs:
-                ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-                report[name][f"ratio {what}"] = statistics.median(ratios)
-                report[name][f"ratio {what} spread"] = [min(ratios), max(ratios)]
+        players = _players(STEPS, name, CONFIGS[name], batch, precision, report)
+        memory = {kind: player.memory for kind, player in players.items()}
+        calls = {
+            f"{kind} {what}": (getattr(player, what), player.wait)
+            for kind, player in players.items() for what in ("step", "evaluation")
+        }  # fmt: skip
+        times = take_turns(calls, rounds=2 if dry_run else 5)
+        report["networks"][name] = {
+            "batch": batch, "memory MiB": memory,
+            "step": _compared(times, "step"), "evaluation": _compared(times, "evaluation"),
+        }  # fmt: skip
         players.clear()
     return report
 
 
-def _per_call(f: Callable[[], Any], wait: Callable[[], Any], dry_run: bool) -> float:
-    calls = 2 if dry_run else 10
-    f()
-    wait()
-    start = time.perf_counter()
-    for _ in range(calls):
-        f()
-    wait()
-    return 1e3 * (time.perf_counter() - start) / calls
+def sampling(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+    """Seconds of 50 steps of DDIM for a batch: the whole loop captured, the evaluation captured,
+    launched one by one, and PyTorch's.
+    """
+    from benchmarks.configs import CONFIGS
+
+    report: dict[str, Any] = {"networks": {}, "evaluations": 3 if dry_run else 50}
+    chosen = {"digits8": 4} if dry_run else {"digits8": 250, "mnist-small": 250, "cifar-ddpm": 128}
+    for name, batch in chosen.items():
+        players = _players(LOOPS, name, CONFIGS[name], batch, precision, report)
+        calls = {
+            f"{kind} loop": (functools.partial(player.loop, report["evaluations"]), player.wait)
+            for kind, player in players.items()
+        }
+        loops = _compared(take_turns(calls, rounds=2 if dry_run else 3), "loop")
+        report["networks"][name] = {"batch": batch, "loop": loops}
+        players.clear()
+    return report
+
+
+def _players(
+    makers: dict[str, Any], name: str, config: Any, batch: int, precision: str, report: Any
+) -> dict[str, Any]:
+    """Those that can be made; what is absent or fails is told in the report."""
+    players = {}
+    for kind, make in makers.items():
+        try:
+            players[kind] = make(config, batch, precision)
+        except ImportError:
+            report.setdefault("absent", []).append(f"{name}, {kind}")
+        except Exception as error:  # the others are measured all the same
+            report.setdefault("failed", {})[f"{name}, {kind}"] = repr(error)[:500]
+    return players
+
+
+def take_turns(
+    calls: dict[str, tuple[Callable[[], Any], Callable[[], Any]]], *, rounds: int
+) -> dict[str, list[float]]:
+    """Milliseconds of each call in each round, short ones the mean of as many as fill 0.1 s."""
+
+    def timed(f: Callable[[], Any], wait: Callable[[], Any], repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            f()
+        wait()
+        return 1e3 * (time.perf_counter() - start) / repeats
+
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for f, wait in calls.values():  # twice: a graph is captured in the second call
+        timed(f, wait, 2)
+    repeats = {name: int(1 + 100 / timed(*call, 1)) for name, call in calls.items()}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed(*call, min(repeats[name], 50)))
+    return times
+
+
+def _compared(times: dict[str, list[float]], what: str) -> dict[str, Any]:
+    """The medians of all players, and the ratio of our first to the better of PyTorch."""
+    mine = {key.removesuffix(f" {what}"): t for key, t in times.items() if key.endswith(what)}
+    result: dict[str, Any] = {"ms": {kind: statistics.median(t) for kind, t in mine.items()}}
+    theirs = [t for kind, t in mine.items() if kind.startswith("PyTorch")]
+    if theirs and len(mine) > len(theirs):
+        best, ours = min(theirs, key=statistics.median), next(iter(mine.values()))
+        ratios = [a / b for a, b in zip(ours, best, strict=True)]
+        result |= {"ratio": statistics.median(ratios), "spread": [min(ratios), max(ratios)]}
+    return result
 
 
 def _trainer(config: Any, batch: int) -> Any:
@@ -298,26 +383,88 @@ def _trainer(config: Any, batch: int) -> Any:
     return Trainer(TrainConfig(unet=config, batch_size=batch, steps=10**6), data)
 
 
-def _captured(config: Any, batch: int, precision: str) -> Any:
+class Ours:
+    """A trainer of ours and its network, `captured` or launched one by one."""
+
+    def __init__(self, config: Any, batch: int, captured: bool) -> None:
+        from minidiff import backend
+        from minidiff.training import captured as graphs
+
+        self.wait = backend.synchronize
+        before = _held(free=True)
+        self.trainer = _trainer(config, batch)
+        if not captured:
+            self.trainer._captured = None
+        model = self.trainer.model
+        self.denoise = graphs.denoiser(model) if captured else model.denoise
+        self.question = _question(config, batch)
+        self.step = self.trainer.train_step
+        for _ in range(3):  # a graph is captured in the second
+            self.step()
+            self.evaluation()
+        self.memory = None if before is None else _held() - before
+
+    def evaluation(self) -> None:
+        self.denoise(*self.question)
+
+
+def _held(free: bool = False) -> Any:
+    """MiB that CuPy's pools hold, ours for graphs too; None on a CPU."""
     from minidiff import backend
-    from minidiff.training import captured
+    from minidiff.backend import graphs
 
-    trainer = _trainer(config, batch)
-    denoise, x, t, labels = captured.denoiser(trainer.model), *_question(config, batch)
-    for _ in range(4):  # warm-up and capture
-        trainer.train_step()
-        denoise(x, t, labels)
-    return trainer.train_step, lambda: denoise(x, t, labels), backend.synchronize
+    if backend.xp is np:
+        return None
+    pools = [backend.xp.get_default_memory_pool(), graphs._place(backend.xp)[1]]
+    if free:
+        for pool in pools:
+            pool.free_all_blocks()
+    return sum(pool.total_bytes() for pool in pools) / 2**20
 
 
-def _eager(config: Any, batch: int, precision: str) -> Any:
-    from minidiff import backend
+class OurLoop:
+    """Sampling of ours in one of three ways."""
 
-    trainer = _trainer(config, batch)
-    trainer._captured = None
-    x, t, labels = _question(config, batch)
-    denoise = trainer.model.denoise
-    return trainer.train_step, lambda: denoise(x, t, labels), backend.synchronize
+    def __init__(self, config: Any, batch: int, way: str) -> None:
+        from benchmarks.configs import model
+        from minidiff import backend
+        from minidiff.diffusion import schedules
+        from minidiff.unet import UNet
+
+        host = backend.xp
+        backend.xp = np
+        weights = model(config).state_dict()
+        backend.xp = host
+        self.model = UNet(config, rng=np.random.default_rng(0)).eval()
+        self.model.load_state_dict(weights)
+        self.schedule, self.way, self.wait = schedules.linear(), way, backend.synchronize
+        classes = config.num_classes
+        self.labels = None if classes is None else np.arange(batch) % classes
+        self.batch, self.loops = batch, {}
+
+    def loop(self, evaluations: int) -> None:
+        from minidiff import backend
+        from minidiff.diffusion import samplers
+        from minidiff.training import captured
+
+        def states(denoise: Any, x_T: Any, rng: Any, labels: Any) -> Any:
+            cond = {} if labels is None else {"labels": labels}
+            return samplers.ddim(
+                denoise, self.schedule, x_T, steps=evaluations, clip=(-1.0, 1.0), **cond
+            )
+
+        c = self.model.config
+        shape = (self.batch, c.image_size, c.image_size, c.in_channels)
+        if self.way == "whole":
+            if evaluations not in self.loops:
+                self.loops[evaluations] = captured.Loop(self.model, states, shape)
+            self.loops[evaluations](backend.key(0), self.labels)
+            return
+        if self.way not in self.loops:
+            by_graph = self.way == "evaluation"
+            self.loops[self.way] = captured.denoiser(self.model) if by_graph else self.model.denoise
+        x_T = backend.generator(0).standard_normal(shape, dtype=np.float32)
+        samplers.final(states(self.loops[self.way], x_T, None, self.labels))
 
 
 def _question(config: Any, batch: int) -> tuple[Any, np.ndarray, np.ndarray | None]:
@@ -328,29 +475,45 @@ def _question(config: Any, batch: int) -> tuple[Any, np.ndarray, np.ndarray | No
     return backend.asarray(b.x), b.t, b.labels
 
 
-def _torch(config: Any, batch: int, precision: str) -> Any:
-    import torch
+class Theirs:
+    """Eager PyTorch, which does not wait for the device either."""
 
-    from benchmarks.configs import batches
-    from benchmarks.contestants import PyTorch
-    from minidiff import backend
+    def __init__(self, config: Any, batch: int, precision: str, layout: str) -> None:
+        import torch
 
-    on_gpu = torch.cuda.is_available()
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = True
-    chosen, backend.xp = backend.xp, np  # the weights go from NumPy to PyTorch
-    player = PyTorch(config, "channels_last")
-    backend.xp = chosen
-    if on_gpu:
-        player.model.cuda()
-        player.average = [p.detach().clone() for p in player.parameters]
-    x, target, t, labels = (
-        a.cuda() if on_gpu and a is not None else a
-        for a in player.put(batches(config, batch, 1)[0])
-    )
+        from benchmarks.configs import batches
+        from benchmarks.contestants import PyTorch
+        from minidiff import backend
+        from minidiff.diffusion import schedules
 
-    def step() -> None:  # that of the contestant, but that it never waits for the device
+        self.torch, self.on_gpu = torch, torch.cuda.is_available()
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+        chosen, backend.xp = backend.xp, np  # the weights go from NumPy to PyTorch
+        self.player = PyTorch(config, layout)
+        backend.xp = chosen
+        before = 0
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_reserved()
+            self.player.model.cuda()
+            self.player.average = [p.detach().clone() for p in self.player.parameters]
+        self.question = tuple(
+            a.cuda() if self.on_gpu and a is not None else a
+            for a in self.player.put(batches(config, batch, 1)[0])
+        )
+        self.wait = torch.cuda.synchronize if self.on_gpu else lambda: None
+        self.abar, self.memory = schedules.linear().abar, None
+        for _ in range(3 if self.on_gpu else 1):
+            self.step()
+            self.evaluation()
+        if self.on_gpu:
+            self.memory = (torch.cuda.max_memory_reserved() - before) / 2**20
+
+    def step(self) -> None:
+        torch, player, (x, target, t, labels) = self.torch, self.player, self.question
         player.adam.zero_grad()
         torch.nn.functional.mse_loss(player.model(x, t, labels), target).backward()
         torch.nn.utils.clip_grad_norm_(player.parameters, 1.0, foreach=True)
@@ -358,12 +521,41 @@ def _torch(config: Any, batch: int, precision: str) -> Any:
         with torch.no_grad():
             torch._foreach_lerp_(player.average, player.parameters, 1e-3)
 
-    wait = torch.cuda.synchronize if on_gpu else lambda: None
-    return step, lambda: player.sample((x, target, t, labels)), wait
+    def evaluation(self) -> None:
+        self.player.sample(self.question)
+
+    def loop(self, evaluations: int) -> None:
+        """DDIM with eta = 0, x0 clipped; as one would write it."""
+        torch, (x, _, t, labels) = self.torch, self.question
+        x = torch.randn_like(x)
+        times = np.linspace(1000, 0, evaluations + 1).round().astype(int)
+        with torch.inference_mode():
+            for now, then in itertools.pairwise(times):
+                eps = self.player.model(x, torch.full_like(t, int(now)), labels)
+                a, b = float(self.abar[now]), float(self.abar[then])
+                x0 = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
+                eps = (x - a**0.5 * x0) / (1 - a) ** 0.5
+                x = b**0.5 * x0 + (1 - b) ** 0.5 * eps
+
+
+NCHW, NHWC = "PyTorch, NCHW", "PyTorch, channels_last"
+BESIDE = {
+    NCHW: lambda config, batch, precision: Theirs(config, batch, precision, "contiguous_format"),
+    NHWC: lambda config, batch, precision: Theirs(config, batch, precision, "channels_last"),
+}
+STEPS = {
+    "captured": lambda config, batch, _: Ours(config, batch, True),
+    "one by one": lambda config, batch, _: Ours(config, batch, False),
+} | BESIDE
+LOOPS = {
+    "whole loop captured": lambda config, batch, _: OurLoop(config, batch, "whole"),
+    "evaluation captured": lambda config, batch, _: OurLoop(config, batch, "evaluation"),
+    "one by one": lambda config, batch, _: OurLoop(config, batch, "none"),
+} | BESIDE
 
 
 def training(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
-    """`mnist-small` for three minutes and `digits8` to its end, with samples as a picture."""
+    """`mnist-small` and `digits8` for two minutes together, with samples as pictures."""
     from benchmarks.configs import CONFIGS
     from minidiff.data import load
     from minidiff.training import TrainConfig, read
@@ -373,11 +565,11 @@ def training(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
     if dry_run:
         config = dataclasses.replace(config, channels=8, blocks=1)
     runs = {
-        "digits8": (read("digits8"), digits, 5 if dry_run else 30),
+        "digits8": (read("digits8"), digits, 5 if dry_run else 20),
         "mnist-small": (
             TrainConfig(unet=config, batch_size=8 if dry_run else 128, lr=5e-4, warmup=100,
                         steps=10**6),
-            _mnist() or _enlarged(digits), 5 if dry_run else 180,
+            _mnist() or _enlarged(digits), 5 if dry_run else 110,
         ),
     }  # fmt: skip
     return {name: _train(name, *run, dry_run, out) for name, run in runs.items()}
@@ -447,7 +639,8 @@ def _enlarged(digits: Any) -> Any:
 
 
 _PART = {
-    "tests": tests, "parity": parity, "layers": layers, "steps": steps, "training": training,
+    "tests": tests, "parity": parity, "kernels": kernels, "steps": steps, "sampling": sampling,
+    "training": training,
 }  # fmt: skip
 
 
@@ -456,34 +649,159 @@ _PART = {
 
 def page(result: dict[str, Any]) -> str:
     """The results as a page."""
-    about = result["machine"]
-    lines = ["# Results on a GPU", ""]
+    lines = ["# Speed on a GPU", ""]
     if result["dry_run"]:
         lines += ["**A dry run on a CPU, tiny: it tests the script and measures nothing.**", ""]
-    lines += [", ".join(f"{k} {v}" for k, v in about.items() if v) + ".", ""]
-    for name, part in result.items():
-        if name in ("machine", "dry_run"):
+    about = ", ".join(f"{k} {v}" for k, v in result["machine"].items() if v)
+    lines += [f"Written by `python -m benchmarks.gpu`. {about}.", ""]
+    for part, (title, text, rows_of) in _SECTIONS.items():
+        found = {
+            p: result[name] for p in PRECISIONS
+            for name in (f"{part} {p}", part) if name in result and (p == "float32" or name != part)
+        }  # fmt: skip
+        if not found:
             continue
-        lines += [f"## {name}", ""]
-        if "error" in part:
-            lines += ["Failed:", "", "```", str(part["error"]).strip(), "```", ""]
-        rows = {k: v for k, v in part.items() if isinstance(v, dict)}
-        for key in ("networks", "layers"):
-            rows |= rows.pop(key, {})
-        for key, value in part.items():
-            if key != "error" and not isinstance(value, dict):
-                lines.append(f"* {key}: {_shown(value)}")
-        for key, row in rows.items():
-            numbers = ", ".join(f"{k} {_shown(v)}" for k, v in row.items())
-            lines.append(f"* **{key}**: {numbers}")
-        lines.append("")
-    return "\n".join(lines)
+        lines += [f"## {title}", "", text, ""]
+        rows = [row for precision, report in found.items() for row in rows_of(precision, report)]
+        lines += [*_table(rows), ""] if rows else []
+        for precision, report in found.items():
+            lines += _troubles(precision, report)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as a table of Markdown; the columns are those of all rows, in their order."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    numbers = [all(not isinstance(r.get(n), str) for r in rows) for n in names]
+    cells = [[_shown(row.get(name)) for name in names] for row in rows]
+    return [
+        f"| {' | '.join(names)} |",
+        f"|{'|'.join('---:' if right else '---' for right in numbers)}|",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
+
+
+def _troubles(precision: str, report: dict[str, Any]) -> list[str]:
+    lines = []
+    if absent := report.get("absent"):
+        lines += [f"Not installed ({precision}): {'; '.join(absent)}.", ""]
+    for what, error in report.get("failed", {}).items():
+        lines += [f"**Failed** ({precision}): {what}: `{error}`", ""]
+    if "error" in report:
+        lines += [f"**Failed** ({precision}):", "", "```", str(report["error"]).strip(), "```", ""]
+    return lines
+
+
+def _parity_rows(precision: str, report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "network": name, "precision": precision, "forward": f"{f['forward']:.1e}",
+            "worst gradient": f"{f['error']:.1e}", "of": f"`{f['worst']}`",
+            "allowed": f"{report['allowed']:.0e}",
+        }
+        for name, f in report.get("networks", {}).items()
+    ]  # fmt: skip
+
+
+def _times(first: dict[str, Any], compared: dict[str, Any], unit: str = "ms") -> dict[str, Any]:
+    row = dict(first)
+    for kind, ms in compared["ms"].items():
+        row[f"{kind}, {unit}"] = ms / 1e3 if unit == "s" else ms
+    low, high = compared.get("spread", (None, None))
+    if low is not None:
+        row["ratio"] = f"**{compared['ratio']:.2f}** ({low:.2f} to {high:.2f})"
+    return row
+
+
+def _step_rows(precision: str, report: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, found in report.get("networks", {}).items():
+        for what in ("step", "evaluation"):
+            first = {"network": name, "batch": found["batch"], "precision": precision}
+            rows.append(_times(first | {"what": what}, found[what]))
+        memory = {k: m for k, m in found["memory MiB"].items() if m is not None}
+        if memory:
+            first = {"network": name, "batch": found["batch"], "precision": precision}
+            rows.append(
+                first | {"what": "memory, MiB"} | {f"{k}, ms": round(m) for k, m in memory.items()}
+            )
+    return rows
+
+
+def _loop_rows(precision: str, report: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, found in report.get("networks", {}).items():
+        first = {"network": name, "batch": found["batch"], "precision": precision}
+        row = _times(first, found["loop"], "s")
+        fastest = min(ms for kind, ms in found["loop"]["ms"].items() if "PyTorch" not in kind)
+        rows.append(row | {"our images/s": round(1e3 * found["batch"] / fastest)})
+    return rows
+
+
+def _kernel_rows(precision: str, report: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    limits = {"TFLOP/s": report.get("product TFLOP/s"), "GB/s": report.get("copy GB/s")}
+    for name, found in report.get("kernels", {}).items():
+        unit = "TFLOP/s" if found["TFLOP/s"] else "GB/s"
+        rows.append(
+            {
+                "kernel": name, "precision": precision, "ms": found["ms"],
+                "its definition, ms": found["definition ms"],
+                "reached": f"{found[unit]:.3g} {unit}",
+                "of the machine's": f"{100 * found[unit] / limits[unit]:.0f} %",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _training_rows(_: str, report: dict[str, Any]) -> list[dict[str, Any]]:
+    runs = {name: run for name, run in report.items() if isinstance(run, dict)}
+    return [{"network": name} | {k.replace("_", " "): v for k, v in run.items()} for name, run in
+            runs.items() if name != "failed"]  # fmt: skip
+
+
+def _test_rows(_: str, report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"tests": report["outcome"]}] if "outcome" in report else []
+
+
+_SECTIONS: dict[str, tuple[str, str, Callable[[str, dict[str, Any]], list[dict[str, Any]]]]] = {
+    "parity": (
+        "The same numbers",
+        "The largest difference from the definitions on NumPy, of all numbers of the forward pass "
+        "and of each parameter's gradient, relative to the largest number.",
+        _parity_rows,
+    ),
+    "steps": (
+        "A training step, an evaluation",
+        "Medians of rounds that take turns. The ratio is that of the captured step, or evaluation, "
+        "to the better of PyTorch's two layouts, in eager mode; below 1 we are faster. Memory is "
+        "what the allocators hold at most.",
+        _step_rows,
+    ),
+    "sampling": (
+        "Fifty steps of DDIM",
+        "Seconds for one batch, from noise to images; the ratio is that of the loop that is "
+        "captured as one graph.",
+        _loop_rows,
+    ),
+    "kernels": (
+        "Kernels",
+        "Beside each kernel its definition in array code, by CuPy's own kernels and cuBLAS. The "
+        "machine's arithmetic is what cuBLAS reaches with large square matrices in the same "
+        "precision, and its memory what a copy does; bytes are those that must be moved.",
+        _kernel_rows,
+    ),
+    "training": ("Trainings", "In float32, from the first step.", _training_rows),
+    "tests": ("Tests", "Those that need a GPU.", _test_rows),
+}
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " to ".join(map(_shown, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":
