@@ -107,6 +107,6 @@ def test_two_blocks_of_the_convolution_fit_a_multiprocessor(architecture, varian
 
 
 def test_a_stack_is_seen():
-    text = launch.source("conv").replace("(THREADS, BUFFERS)", "(THREADS, 4)")
+    text = launch.source("conv").replace("(THREADS, BLOCKS)", "(THREADS, 4)")
     found = resources(compiled(text, "sm_90", ("float32",)))
     assert found["convolve_128x128"][0] <= 64 and found["convolve_128x128"][1] > 0

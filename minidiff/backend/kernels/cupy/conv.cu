@@ -7,14 +7,16 @@
 // in memory. s is the stride. d > 1 spreads x out with zeros between: the gradient with respect to
 // the input of a convolution with stride d.
 //
-// A block of 256 threads makes a tile of BM x BN numbers of the result, DEPTH of the summed index at
-// a time: while a slice is multiplied out of shared memory, the next is on its way to registers,
+// A block of 256 threads makes a tile of BM x BN numbers of the result, DEPTH of the summed index
+// at a time: while a slice is multiplied out of shared memory, the next is on its way to registers,
 // and from there it goes to a second buffer, so that a slice costs one barrier.
 // With TF32 the tile is multiplied by the tensor cores, whose factors keep 10 bits of mantissa.
 
 #define DEPTH 16
 #define THREADS 256
-// a second buffer of doubles would not fit the 48 KB that a block may have without asking
+// Of blocks of floats, two share a multiprocessor: one multiplies while the other waits.
+#define BLOCKS (sizeof(REAL) == 4 ? 2 : 1)
+// A second buffer of doubles would not fit the 48 KB that a block may have without asking.
 #define BUFFERS (sizeof(REAL) == 4 ? 2 : 1)
 
 // The shape of an image, of a kernel and of the result. An image has less than 2^31 numbers.
@@ -130,7 +132,8 @@ __device__ inline REAL round_tf32(REAL x)
 }
 
 // d += a b for a 16 x 8, b 8 x 8; each of the 32 threads holds 4, 2 and 4 numbers of them. With
-// lane = 4 group + member (PTX ISA, "Matrix Fragments for mma.m16n8k8", .tf32):
+// lane = 4 group + member (PTX ISA, "Matrix Fragments for mma.m16n8k8", .tf32; so does CUTLASS in
+// MMA_Traits<SM80_16x8x8_F32TF32TF32F32_TN>):
 //   a: (row group, k member), (group + 8, member), (group, member + 4), (group + 8, member + 4)
 //   b: (k member, column group), (member + 4, group)
 //   d: (row group, column 2 member), (group, 2 member + 1), and the same of row group + 8
@@ -272,7 +275,7 @@ struct Sums {
 
     __device__ void add(const Factors& f)
     {
-#pragma unroll 1
+#pragma unroll 1  // more at once would want more registers than two blocks leave
         for (int k = 0; k < DEPTH; k += 2) {
             REAL a[ROWS][2];
             if (BY_ROW) {
@@ -456,7 +459,7 @@ __device__ inline void correlate(
 // `packed_x`, `packed_w`: whether four numbers of x and w are moved at once. The fast kernels are
 // for images and kernels that allow both, the others for any; they hold much code for the ends.
 #define CONVOLVE(NAME, BM, BN, PACKED_X, PACKED_W)                                            \
-    extern "C" __global__ __launch_bounds__(THREADS, BUFFERS) void convolve_##NAME(           \
+    extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void convolve_##NAME(            \
         const REAL* x, const REAL* w, const REAL* bias, REAL* y, int places, GEOMETRY,        \
         int dilation, int biased, int packed_x, int packed_w)                                 \
     {                                                                                         \
@@ -465,7 +468,7 @@ __device__ inline void correlate(
     }
 
 #define CORRELATE(NAME, BM, BN, PACKED_X, PACKED_G)                                           \
-    extern "C" __global__ __launch_bounds__(THREADS, BUFFERS) void correlate_##NAME(          \
+    extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void correlate_##NAME(           \
         const REAL* x, const REAL* g, REAL* parts, int places, int stretch, GEOMETRY,         \
         int packed_x, int packed_g)                                                           \
     {                                                                                         \
