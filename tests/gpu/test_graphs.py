@@ -293,7 +293,7 @@ def images(model, *, whole, n=9, **options):
     with double.forbid("synchronization"):
         batches = list(sampling.sample(model, SCHEDULE, n, labels, only_last=whole, **options))
     assert not whole or len([s for rows, s in batches if rows.start == 0]) == 1
-    return np.concatenate([s.x._a for _, s in batches if s.t == 0])
+    return np.concatenate([backend.to_numpy(s.x) for _, s in batches if s.t == 0])
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
@@ -368,3 +368,93 @@ def test_what_a_sampler_asks_does_not_depend_on_the_images():
             rng = np.random.default_rng(int(value))
             samplers.final(run(note, SCHEDULE, rng.standard_normal((2, 3, 1)), rng=rng))
     assert all(asked[name, 0.0] == asked[name, 3.0] for name in samplers.SAMPLERS)
+
+
+# ----------------------------------------------------------- what only a GPU can tell
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    module = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not module.cuda.is_available():
+        pytest.skip("CuPy finds no GPU")
+    monkeypatch.setattr(backend, "xp", module)
+    monkeypatch.setattr(backend, "name", "cupy")
+    return module
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_replays_keep_their_inputs_results_and_memory_apart(cupy):
+    """The host overwrites an input while it may be on its way; others take freed memory."""
+    call = graphs.Captured(lambda x, a: (cupy.sqrt(x * x + 1) * a, (x * a).sum()))
+    x, results = np.empty(1 << 20, np.float32), []
+    for i in range(50):
+        x[...] = i
+        results.append(call(x, np.full(1, 2.0, np.float32)))
+        x[...] = np.nan
+        others = [cupy.full(1 << 20, np.nan, np.float32) for _ in range(4)]
+        del others
+    for i, (y, total) in enumerate(results):
+        np.testing.assert_allclose(y.get(), 2 * np.hypot(i, 1), rtol=1e-6)
+        np.testing.assert_allclose(total.get(), 2 * i * (1 << 20), rtol=1e-5)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_capture_that_fails_leaves_it_usable(cupy):
+    call = graphs.Captured(lambda x: (x @ x,))  # CuPy lets no cuBLAS into a graph
+    x = cupy.eye(8, dtype=np.float32)
+    call(x)
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match="cuBLAS"):
+            call(x)
+    np.testing.assert_array_equal((x @ x).get(), np.eye(8))
+    call = graphs.Captured(lambda x: (x + 1,))
+    assert all(float(call(x)[0].sum()) == 72 for _ in range(3))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_graphs_that_are_dropped_leave_no_memory_behind(cupy):
+    def capture():
+        call = graphs.Captured(lambda x: (cupy.sqrt(x * 2) + x,))
+        for _ in range(3):
+            call(np.ones(1 << 20, np.float32))
+        backend.synchronize()
+        return graphs._place(cupy)[1].total_bytes()
+
+    capture()
+    assert capture() == max(capture() for _ in range(10))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", OBJECTIVES)
+def test_on_a_gpu_a_captured_step_is_the_step(cupy, what):
+    config = config_of(**OBJECTIVES[what], dropout=0.3)
+    assert_same_run(steps_of(Trainer(config), 6), steps_of(launched_one_by_one(config), 6))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_on_a_gpu_a_sampler_as_one_graph_gives_the_bits_of_its_steps(cupy, sampler, monkeypatch):
+    model, options = network(), {"sampler": sampler, "w": 0.7} | OPTIONS.get(sampler, {})
+    whole = images(model, whole=True, **options)
+    by_steps = images(model, whole=False, **options)
+    monkeypatch.setattr(captured, "supported", lambda: False)
+    np.testing.assert_array_equal(by_steps, images(model, whole=False, **options))
+    np.testing.assert_array_equal(whole, by_steps)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_in_a_captured_step(cupy):
+    """Steps are asked for faster than they are done: the host does not stand in line."""
+    trainer = Trainer(config_of())
+    for _ in range(3):
+        trainer.train_step()
+    backend.synchronize()
+    busy = cupy.ones((4096, 4096), np.float32)
+    for _ in range(50):
+        busy = busy @ busy * 0
+    end = cupy.cuda.get_current_stream().record()
+    for _ in range(3):
+        trainer.train_step()
+    assert not end.done, "the host waited for the device somewhere in a step"
+    backend.synchronize()
