@@ -54,10 +54,10 @@ class CapturedStep:
         """Do the step of these draws; its loss and the norm of its gradient, on the device."""
         trainer, step = self.trainer, self.trainer.step + 1
         mine, dtype = trainer.ranks.rows(len(rows)), trainer.images.dtype
-        columns = (a.astype(dtype) for a in self._columns(t[mine]))
         given = trainer.model.conditions(t[mine], None if labels is None else labels[mine], dtype)
         key = backend.key(trainer.config.seed, step)
-        (loss,) = self._gradient(rows[mine], key, *columns, *_present(given))
+        numbers = self._numbers(t[mine]).astype(dtype)
+        (loss,) = self._gradient(rows[mine], key, numbers, *_present(given))
         trainer.ranks.allreduce(trainer.flat.grad)
         trainer.ranks.allreduce(loss)
 
@@ -65,9 +65,9 @@ class CapturedStep:
         (norm,) = self._update(np.array(clock))
         return loss[0], norm
 
-    def _columns(self, t: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What x_0 and eps of each image are multiplied by to give x_t and the target, four arrays
-        (N, 1, 1, 1) in float64; and the weight of its loss, (N,).
+    def _numbers(self, t: np.ndarray) -> np.ndarray:
+        """Five numbers for each image, (5, N) in float64: what x_0 is multiplied by to give x_t and
+        the target, the same for eps, and the weight of its loss.
         """
         schedule, o = self.trainer.schedule, self.trainer.config.objective
 
@@ -78,23 +78,24 @@ class CapturedStep:
         # both are linear in x_0 and eps, so their values at (1, 0) and (0, 1) say all
         zero, one = np.zeros((len(t), 1, 1, 1)), np.ones((len(t), 1, 1, 1))
         weight = o.weights(schedule, t)
-        return *at(one, zero), *at(zero, one), np.ones(len(t)) if weight is None else weight
+        columns = *at(one, zero), *at(zero, one), one if weight is None else weight
+        return np.stack([a.reshape(len(t)) for a in columns])
 
-    def _to_gradient(
-        self, rows: Array, key: Array, x0_in_xt: Array, x0_in_target: Array, eps_in_xt: Array,
-        eps_in_target: Array, weight: Array, *conditions: Array,
-    ) -> tuple[Array]:  # fmt: skip
+    def _to_gradient(self, rows: Array, key: Array, numbers: Array, *given: Array) -> tuple[Array]:
         """The loss (1,); the gradient is left in the flat vector."""
         trainer, n = self.trainer, self.trainer.config.batch_size
         mine, rng = trainer.ranks.rows(n), Philox(key)
         x0 = trainer.images[rows]
         eps = rng.standard_normal((n, *x0.shape[1:]), dtype=x0.dtype)[mine]
-        xt = x0_in_xt * x0 + eps_in_xt * eps
-        target = x0_in_target * x0 + eps_in_target * eps
+        c, c_target, s, s_target, weight = (numbers[i] for i in range(5))
+        xt, target = (
+            a.reshape(-1, 1, 1, 1) * x0 + b.reshape(-1, 1, 1, 1) * eps
+            for a, b in ((c, s), (c_target, s_target))
+        )
         dropout = rng if trainer.ranks.size == 1 else SlicedGenerator(rng, mine, n)
 
         trainer.model.zero_grad()
-        error = trainer.model(xt, Conditions(*conditions), rng=dropout) - target
+        error = trainer.model(xt, Conditions(*given), rng=dropout) - target
         losses = ops.mean(error * error, axis=(1, 2, 3))
         loss = ops.sum(losses * weight) / n  # the share of these images in the mean of all
         loss.backward()
