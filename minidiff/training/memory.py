@@ -21,6 +21,9 @@ checkpoint is written, copies of all but the gradient, and two of a file that ho
 KEPT = 3.5
 """As large as what goes into a block and comes out of it: what is kept for the way back."""
 
+SURE = 2
+"""How far off an estimate may be: what needs more than this many times the memory cannot fit."""
+
 OBJECTS = 30_000
 """Bytes of Python itself for each block: layers, parameters, nodes of the tape."""
 
@@ -64,15 +67,15 @@ def parameters(u: UNetConfig) -> int:
 
 
 def check(needed: int, advice: str) -> None:
-    """Refuse what cannot fit.
+    """Refuse what cannot fit, even if the estimate is too high.
 
     Raises
     ------
     InputError
-        If `needed` bytes are more than there are; it ends with the `advice`.
+        If `needed` bytes are more than `SURE` times what there is; it ends with the `advice`.
     """
     there = available()
-    if there is not None and needed > there:
+    if there is not None and needed > SURE * there:
         raise InputError(
             f"this needs about {in_words(needed)} of memory, and {in_words(there)} are free; "
             f"{advice}"

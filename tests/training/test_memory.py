@@ -117,9 +117,9 @@ def test_where_nothing_is_known_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: None)
     memory.check(10**30, "")
     monkeypatch.setattr(memory, "available", lambda: 10)
-    memory.check(10, "")
+    memory.check(20, "")  # an estimate may be twice too high
     with pytest.raises(InputError, match="1e-05 MB are free; buy some"):
-        memory.check(11, "buy some")
+        memory.check(21, "buy some")
 
 
 def test_what_linux_tells_of_the_memory(tmp_path, monkeypatch):
