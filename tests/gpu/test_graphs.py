@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from minidiff import backend
-from minidiff.backend import graphs
+from minidiff.backend import graphs, kernels
 from minidiff.backend.philox import Philox
 from minidiff.diffusion import samplers, schedules
 from minidiff.errors import InputError
@@ -124,6 +124,14 @@ def test_an_error_ends_the_capture(recorded, what):
 def test_without_graphs_the_function_just_runs():
     y = graphs.Captured(lambda x: (x + 1,))(np.ones(2))[0]
     np.testing.assert_array_equal(y, [2, 2])
+
+
+def test_definitions_are_not_captured(scale, recorded):
+    """They multiply with cuBLAS."""
+    with kernels.definitions_only():
+        for _ in range(3):
+            scale(np.arange(3.0), np.ones(1))
+    assert recorded == []
 
 
 # ----------------------------------------------------------------------- a training step

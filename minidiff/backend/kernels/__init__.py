@@ -53,6 +53,11 @@ def of(xp: ModuleType) -> SimpleNamespace:
     return _table(xp.__name__, _choice)
 
 
+def fast() -> bool:
+    """Whether fast kernels are in use, where there are any."""
+    return _choice == "fast"
+
+
 @contextmanager
 def definitions_only() -> Iterator[None]:
     """Within it every kernel is its definition."""
