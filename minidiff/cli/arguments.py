@@ -62,10 +62,10 @@ Ctrl-C saves; the same command then goes on where it stopped.""",
         epilog="""\
 examples:
   minidiff demo
-  minidiff demo --steps 200 --out runs/hasty    a third of the training: what does it cost?""",
+  minidiff demo --steps 200 --out runs/hasty    two fifths of the training: what does it cost?""",
     )
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="its folder (%(default)s)")
-    demo.add_argument("--steps", type=int, metavar="N", help="training steps (600)")
+    demo.add_argument("--steps", type=int, metavar="N", help="training steps (500)")
     demo.add_argument("--seed", type=int, metavar="N", help="of all that is random (0)")
 
 
