@@ -43,7 +43,7 @@ class MiniDiff:
     def __init__(self, config: UNetConfig) -> None:
         from minidiff.optim import EMA, Adam
 
-        self.model = model(config).train()
+        self.model = model(config).eval()  # as samplers have it; without dropout a step is the same
         self.flat = self.model.flatten()
         self.adam = Adam(self.flat, LR)
         self.ema = EMA(self.flat, DECAY, warmup=False) if self.ranks.first else None

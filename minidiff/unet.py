@@ -327,13 +327,14 @@ class UNet(Module):
         self, x: Array, t: np.ndarray | Conditions, labels: np.ndarray | None = None
     ) -> Array:
         """The network as a denoiser for samplers: arrays in, array out, nothing recorded."""
-        training = self.training
-        self.eval()
-        try:
-            with no_grad():
-                return self(x, t, labels).data
-        finally:
-            self.train(training)
+        if self.training:  # each change of the mode goes through all parts
+            self.eval()
+            try:
+                return self.denoise(x, t, labels)
+            finally:
+                self.train()
+        with no_grad():
+            return self(x, t, labels).data
 
     def conditions(
         self, t: np.ndarray, labels: np.ndarray | None = None, dtype: Any = "float32"
