@@ -174,11 +174,13 @@ def test_convolution_over_several_blocks(shape, stride, dtype):
 @both_dtypes
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("channels", [(4, 6), (16, 1), (1, 16)])
-@pytest.mark.parametrize("shape", [(0, 5, 5), (2, 1, 1)])
-def test_convolution_of_no_image_and_of_one_pixel(shape, channels, size, dtype):
+@pytest.mark.parametrize("shape", [(0, 5, 5), (2, 1, 1), (2, 0, 5), (2, 5, 0)])
+def test_convolution_of_no_image_of_one_pixel_and_of_padding(shape, channels, size, dtype):
     rng, (c, o), pads = np.random.default_rng(0), channels, ((size // 2, size // 2),) * 2
     x, w, b = (rng.standard_normal(s) for s in ((*shape, c), (size, size, c, o), o))
-    g = rng.standard_normal((*shape, o))
+    if 0 in shape[1:]:
+        pads = ((size - 1, 1),) * 2  # 1 or more places, all of whose windows see nothing but zeros
+    g = rng.standard_normal(reference.conv2d(np, x, w, 1, pads).shape)
     for name, args in (
         ("conv2d", (x, w, 1, pads, b)),
         ("conv2d_dx", (g, w, x.shape, 1, pads)),

@@ -125,7 +125,7 @@ def _scatter(g: Array, w: Array, x_shape: tuple[int, ...], stride: int, pads: Pa
         places = g[block].reshape(-1, o)
         products = memory.scratch("columns", (len(places), kh * kw * c), dx.dtype)
         np.matmul(places, matrix, out=products)
-        products = products.reshape(-1, out_h, out_w, kh, kw, c)
+        products = products.reshape(len(g[block]), out_h, out_w, kh, kw, c)
         shape = len(products), top + h + bottom, left + width + right, c
         images = memory.scratch("images", shape, dx.dtype)
         images[...] = 0
