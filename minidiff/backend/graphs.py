@@ -33,8 +33,18 @@ def supported() -> bool:
 
 @functools.cache
 def _place(xp: Any) -> tuple[Any, Any]:
-    """The stream on which all graphs are captured, and the pool that their memory comes from."""
-    return xp.cuda.Stream(non_blocking=True), xp.cuda.MemoryPool()
+    """The stream on which all graphs are captured, and the pool that their memory comes from.
+
+    A pool that cannot get more memory gives its free blocks back to the device, and to a pool the
+    blocks that a replay writes to are free. What this one was given is therefore never given back.
+    """
+    kept = []
+
+    def keep(size: int) -> Any:
+        kept.append(xp.cuda.Memory(size))
+        return xp.cuda.MemoryPointer(kept[-1], 0)
+
+    return xp.cuda.Stream(non_blocking=True), xp.cuda.MemoryPool(keep)
 
 
 class Captured:

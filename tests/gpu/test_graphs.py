@@ -4,7 +4,9 @@ The double captures and replays by CuPy's rules. On a GPU the same tests run on 
 """
 
 import dataclasses
+import gc
 import threading
+import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -30,19 +32,27 @@ def recorded(monkeypatch):
     """The graphs that are captured on the double, in order."""
     found = []
 
+    def pool(allocator):
+        return SimpleNamespace(malloc=allocator)
+
+    class Memory:
+        def __init__(self, size):
+            self.size = size
+
     class Stream(double.Stream):
         def end_capture(self):
             found.append(super().end_capture())
             return found[-1]
 
     cuda = SimpleNamespace(
-        Stream=Stream, Graph=double.Graph, MemoryPool=lambda: SimpleNamespace(malloc=None),
+        Stream=Stream, Graph=double.Graph, MemoryPool=pool, Memory=Memory,
+        MemoryPointer=lambda memory, offset: SimpleNamespace(mem=memory),
         using_allocator=lambda malloc: nullcontext(),
     )  # fmt: skip
     monkeypatch.setattr(backend, "xp", double.xp)
     monkeypatch.setattr(double.xp, "cuda", cuda)
-    pool = SimpleNamespace(free_all_blocks=lambda: None)
-    monkeypatch.setitem(vars(double.xp), "get_default_memory_pool", lambda: pool)
+    default = SimpleNamespace(free_all_blocks=lambda: None)
+    monkeypatch.setitem(vars(double.xp), "get_default_memory_pool", lambda: default)
     graphs._place.cache_clear()
     yield found
     graphs._place.cache_clear()
@@ -119,6 +129,14 @@ def test_an_error_ends_the_capture(recorded, what):
             call(np.ones(3))
         assert double.capturing() is None
     assert [g.launches for g in recorded] == [0, 0]
+
+
+def test_memory_of_graphs_is_never_given_back(recorded):
+    """A pool of CuPy that runs out drops its free blocks, which replays still write to."""
+    _, pool = graphs._place(double.xp)
+    memory = weakref.ref(pool.malloc(512).mem)
+    gc.collect()
+    assert memory() is not None and memory().size == 512
 
 
 def test_without_graphs_the_function_just_runs():
@@ -431,6 +449,21 @@ def test_on_a_gpu_graphs_that_are_dropped_leave_no_memory_behind(cupy):
 
     capture()
     assert capture() == max(capture() for _ in range(10))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_pool_that_runs_out_does_not_take_the_memory_of_a_graph(cupy):
+    call = graphs.Captured(lambda x: (cupy.sqrt(x * 2) + x,))
+    for _ in range(2):
+        call(np.ones(1 << 20, np.float32))
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    _, pool = graphs._place(cupy)
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+        pool.malloc(2 * free)
+    others = [cupy.full(1 << 20, np.nan, np.float32) for _ in range(16)]
+    result = call(np.full(1 << 20, 2.0, np.float32))[0]
+    np.testing.assert_array_equal(result.get(), 4)
+    assert all(bool(cupy.isnan(a).all()) for a in others), "a replay wrote to memory of others"
 
 
 @pytest.mark.gpu
