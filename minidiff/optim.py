@@ -149,8 +149,8 @@ class EMA:
     def swapped(self) -> Iterator[None]:
         """Within it the model has the averaged weights; after it, its own again."""
         own = self.flat.data.copy()
-        self.flat.data[...] = self.data
         try:
+            self.flat.data[...] = self.data
             yield
         finally:
             self.flat.data[...] = own

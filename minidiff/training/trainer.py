@@ -133,9 +133,9 @@ class Trainer:
     def averaged(self) -> Iterator[None]:
         """Within it the network of every process has the averaged weights."""
         own = self.flat.data.copy()
-        self.flat.data[...] = 0 if self.ema is None else self.ema.data
-        self.ranks.allreduce(self.flat.data)  # the others have 0 here
         try:
+            self.flat.data[...] = 0 if self.ema is None else self.ema.data
+            self.ranks.allreduce(self.flat.data)  # the others have 0 here
             yield
         finally:
             self.flat.data[...] = own

@@ -120,6 +120,23 @@ def test_a_process_needs_an_image():
         Trainer(tiny_without_file(), ranks=One(0, 9))
 
 
+def test_a_stop_while_the_average_is_handed_out_leaves_the_weights_alone():
+    """What is saved then must not be the average, or the zeros of the others."""
+
+    class Stopped(One):
+        def allreduce(self, array):
+            raise KeyboardInterrupt
+
+    for rank in range(2):
+        trainer = Trainer(tiny_without_file(), ranks=Stopped(rank, 2))
+        before = trainer.flat.data.copy()
+        if trainer.ema is not None:
+            trainer.ema.data += 1
+        with pytest.raises(KeyboardInterrupt), trainer.averaged():
+            pass
+        np.testing.assert_array_equal(trainer.flat.data, before)
+
+
 def test_sample_works_in_one_process(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("minidiff.cli.commands.world", lambda: One(0, 2))
     assert main(["sample", str(tmp_path)]) == 2
