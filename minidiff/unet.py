@@ -117,8 +117,8 @@ class UNetConfig:
             yield f"norm_eps must be positive, got {self.norm_eps}"
         if self.least_parameters > MAX_PARAMETERS:
             yield (
-                f"a network of more than {self.least_parameters:.2g} parameters, of which "
-                f"{MAX_PARAMETERS:.0e} are allowed; use fewer channels, multipliers or blocks"
+                f"a network of too many parameters, of which {MAX_PARAMETERS:.0e} are allowed; "
+                "use fewer channels, multipliers or blocks"
             )
 
     @property

@@ -91,6 +91,7 @@ def check_training(config: TrainConfig, ranks: int = 1) -> None:
 
 def in_words(n: int) -> str:
     """A number of bytes for people: ``3.2 GB``."""
+    n = min(n, 10**300)  # more is no float
     return f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -180,4 +179,4 @@ def draw(
 
 def total_steps(n: int, *, steps: int, batch: int) -> int:
     """How many steps `sample` takes, over all batches; `samplers.nfe` says what each costs."""
-    return math.ceil(n / max(1, batch)) * steps
+    return -(-n // max(1, batch)) * steps

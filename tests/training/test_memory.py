@@ -107,10 +107,13 @@ def test_more_images_than_fit_are_refused_at_once(tmp_path, monkeypatch, capsys)
     assert main(["train", recipe, "--out", run, "--steps", "1"]) == 0
     assert "The arrays take about" in capsys.readouterr().out
     monkeypatch.setattr(memory, "available", lambda: 10**12)
-    for n in (10**10, 10**30):
+    for n in (10**10, 10**400):
         assert main(["sample", run, "--n", str(n)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "1e+03 GB are free; draw fewer" in line
+    monkeypatch.setattr(memory, "available", lambda: None)
+    batch = ["--batch", str(10**400)]
+    assert main(["sample", run, "--n", "1", "--steps", "1", *batch]) == 0  # all at a time
 
 
 def test_where_nothing_is_known_nothing_is_refused(monkeypatch):
