@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 from minidiff.autograd import VJP, Array, op
 from minidiff.backend import kernels
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
+from minidiff.ops.checks import check_floats
 from minidiff.ops.linalg import column_sums
 
 Result = tuple[Array, VJP]
@@ -17,7 +19,7 @@ def _pads(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
     """`padding` as ((top, bottom), (left, right))."""
     sides = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     try:
-        (top, bottom), (left, right) = sides
+        (top, bottom), (left, right) = ((index(a), index(b)) for a, b in sides)
         if min(top, bottom, left, right) >= 0:
             return (top, bottom), (left, right)
     except (TypeError, ValueError):
@@ -37,16 +39,17 @@ def conv2d(
     `padding` is one number for all sides, or ((top, bottom), (left, right)), of zeros.
     y has H' = (H + top + bottom - kh) // stride + 1 rows, and columns likewise.
     """
+    check_floats("conv2d", x=x, w=w, **({} if b is None else {"b": b}))
     pads = _pads(padding)
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise InputError(
             f"conv2d wants x (N, H, W, C) and w (kh, kw, C, O), got {x.shape} and {w.shape}"
         )
-    if stride < 1 or (b is not None and b.shape != w.shape[3:]):
-        raise InputError(
-            f"conv2d wants a stride of at least 1 and b of shape {w.shape[3:]}, got stride "
-            f"{stride} and b {None if b is None else b.shape}"
-        )
+    if 0 in w.shape:
+        raise InputError(f"conv2d: w of shape {w.shape} has nothing in it")
+    if b is not None and b.shape != w.shape[3:]:
+        raise InputError(f"conv2d wants b of shape {w.shape[3:]}, got {b.shape}")
+    stride = check_count("conv2d: stride", stride)
     room = [n + sum(p) - k for n, p, k in zip(x.shape[1:3], pads, w.shape, strict=False)]
     if min(room) < 0:
         raise InputError(f"conv2d: a kernel of {w.shape[:2]} does not fit {x.shape} padded {pads}")
@@ -66,11 +69,17 @@ def conv2d(
 @op
 def upsample_nearest(xp: Any, x: Array, *, factor: int = 2) -> Result:
     """y[n, i, j] = x[n, i // f, j // f];  x_bar = the sum over each f x f block of g."""
-    if factor < 1:
-        raise InputError(f"upsample_nearest: factor must be at least 1, got {factor}")
-    n, h, w, c = x.shape
+    factor = check_count("upsample_nearest: factor", factor)
+    n, h, w, c = _image_shape("upsample_nearest", x)
     blocks = xp.broadcast_to(x[:, :, None, :, None], (n, h, factor, w, factor, c))
     return blocks.reshape(n, h * factor, w * factor, c), lambda g: (_block_sum(g, factor),)
+
+
+def _image_shape(name: str, x: Array) -> tuple[int, ...]:
+    shape = getattr(x, "shape", ())
+    if len(shape) != 4:
+        raise InputError(f"{name} wants images (N, H, W, C), got shape {shape}")
+    return shape
 
 
 def _block_sum(g: Array, f: int) -> Array:
@@ -83,10 +92,9 @@ def _block_sum(g: Array, f: int) -> Array:
 
 def _window_slices(x: Array, size: int, stride: int | None) -> list[Any]:
     """The index of x for each place in a window; `stride` is `size` when None."""
-    stride = size if stride is None else stride
-    if size < 1 or stride < 1:
-        raise InputError(f"pooling wants a size and a stride of at least 1, got {size}, {stride}")
-    rows, cols = ((n - size) // stride + 1 for n in x.shape[1:3])
+    size = check_count("pooling: size", size)
+    stride = size if stride is None else check_count("pooling: stride", stride)
+    rows, cols = ((n - size) // stride + 1 for n in _image_shape("pooling", x)[1:3])
     if rows < 1 or cols < 1:
         raise InputError(f"a pooling window of {size} does not fit images of shape {x.shape}")
     return [

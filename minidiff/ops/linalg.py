@@ -7,6 +7,7 @@ from typing import Any
 from minidiff.autograd import VJP, Array, op
 from minidiff.backend import kernels
 from minidiff.errors import InputError
+from minidiff.ops.checks import check_floats
 
 Result = tuple[Array, VJP]
 
@@ -14,6 +15,9 @@ Result = tuple[Array, VJP]
 @op
 def matmul(xp: Any, a: Array, b: Array) -> Result:
     """y = a b over the last two axes, the leading ones broadcast;  a_bar = g b^T, b_bar = a^T g."""
+    left, right = (getattr(x, "shape", ()) for x in (a, b))
+    if not left or not right or left[-1:] != right[-2:][:1]:
+        raise InputError(f"matmul: shapes {left} and {right} do not fit")
 
     def vjp(g: Array) -> tuple[Any, Any]:
         # a vector is a matrix of one row (left) or one column (right)
@@ -37,6 +41,15 @@ def matmul(xp: Any, a: Array, b: Array) -> Result:
 @op
 def linear(xp: Any, x: Array, w: Array, b: Array | None = None) -> Result:
     """y = x w + b over the last axis of x, w of shape (D_in, D_out);  w_bar = x^T g."""
+    check_floats("linear", x=x, w=w, **({} if b is None else {"b": b}))
+    if (
+        w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]
+        or (b is not None and b.shape != w.shape[1:])
+    ):  # fmt: skip
+        raise InputError(
+            f"linear wants x (..., D_in), w (D_in, D_out) and b (D_out,), got {x.shape}, "
+            f"{w.shape} and {None if b is None else b.shape}"
+        )
     flat, product = x.reshape(-1, x.shape[-1]), kernels.of(xp).matmul
     y = product(xp, flat, w)  # eq. (2.1)
     if b is not None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minidiff.autograd import VJP, Array, op
+from minidiff.errors import InputError
 
 Axis = int | tuple[int, ...] | None
 Result = tuple[Array, VJP]
@@ -13,14 +14,19 @@ Result = tuple[Array, VJP]
 
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     """The shape of a reduction over `axis` with the reduced axes kept at length 1."""
-    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if shape and not all(a in range(-len(shape), len(shape)) for a in axes):
+        raise InputError(f"axis {axis} is none of an array of shape {shape}")
     reduced = {a % len(shape) for a in axes} if shape else set()
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))
 
 
-def _count(shape: tuple[int, ...], axis: Axis) -> int:
-    """How many elements go into each value of a reduction over `axis`."""
-    return math.prod(shape) // (math.prod(_kept(shape, axis)) or 1)
+def _count(name: str, shape: tuple[int, ...], axis: Axis) -> int:
+    """How many elements go into each value of a reduction over `axis`; none is refused."""
+    n = math.prod(m for m, kept in zip(shape, _kept(shape, axis), strict=True) if m != kept)
+    if not n:
+        raise InputError(f"{name} of no elements: shape {shape}, axis {axis}")
+    return n
 
 
 @op
@@ -34,7 +40,7 @@ def sum(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Resu
 @op
 def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = (1/n) sum x."""
-    shape, kept, n = x.shape, _kept(x.shape, axis), _count(x.shape, axis)
+    shape, kept, n = x.shape, _kept(x.shape, axis), _count("mean", x.shape, axis)
     y = x.mean(axis=axis, keepdims=keepdims)
     return y, lambda g: (xp.broadcast_to(g.reshape(kept) / n, shape),)
 
@@ -42,7 +48,9 @@ def mean(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Res
 @op
 def var(xp: Any, x: Array, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Result:
     """y = sum (x - mean)^2 / (n - ddof);  x_bar = 2 g (x - mean) / (n - ddof)."""
-    kept, n = _kept(x.shape, axis), _count(x.shape, axis) - ddof
+    kept, n = _kept(x.shape, axis), _count("var", x.shape, axis) - ddof
+    if not n > 0:
+        raise InputError(f"var: ddof {ddof} leaves nothing of {n + ddof} elements")
     d = x - x.mean(axis=axis, keepdims=True)
     y = (d * d).sum(axis=axis, keepdims=keepdims) / n
     return y, lambda g: (g.reshape(kept) * d * (2 / n),)
@@ -51,6 +59,7 @@ def var(xp: Any, x: Array, *, axis: Axis = None, ddof: int = 0, keepdims: bool =
 @op
 def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = max x; elements that tie for the maximum share the gradient equally."""
+    _count("max", x.shape, axis)
     kept = _kept(x.shape, axis)
     y = x.max(axis=axis, keepdims=keepdims)
 
@@ -64,6 +73,7 @@ def max(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Resu
 @op
 def logsumexp(xp: Any, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """y = log sum e^x;  x_bar = g e^x / sum e^x."""
+    _count("logsumexp", x.shape, axis)
     kept = _kept(x.shape, axis)
     top = x.max(axis=axis, keepdims=True)
     e = xp.exp(x - top)

@@ -28,6 +28,8 @@ def reshape(xp: Any, x: Array, *shape: Any) -> Result:
 def transpose(xp: Any, x: Array, axes: Sequence[int] | None = None) -> Result:
     """y = x with its axes in another order (reversed when `axes` is None)."""
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    if sorted(order) != list(range(x.ndim)) or (axes and max(map(abs, axes)) > x.ndim):
+        raise InputError(f"transpose: {tuple(axes or ())} are not the axes of shape {x.shape}")
     inverse = tuple(order.index(i) for i in range(x.ndim))
     return x.transpose(order), lambda g: (g.transpose(inverse), None)
 
@@ -35,6 +37,9 @@ def transpose(xp: Any, x: Array, axes: Sequence[int] | None = None) -> Result:
 @op
 def concat(xp: Any, *xs: Array, axis: int = -1) -> Result:
     """y = the xs one after the other along `axis`."""
+    shapes = [x.shape for x in xs]
+    if not xs or not -len(shapes[0]) <= axis < len(shapes[0]):
+        raise InputError(f"concat: no axis {axis} in arrays of shapes {shapes}")
     ends = np.cumsum([0] + [x.shape[axis] for x in xs]).tolist()
 
     def vjp(g: Array) -> tuple[Array, ...]:
@@ -46,7 +51,9 @@ def concat(xp: Any, *xs: Array, axis: int = -1) -> Result:
 
 def split(x: Tensor, sections: int, *, axis: int = -1) -> list[Tensor]:
     """`x` cut along `axis` into `sections` equal parts."""
-    if sections < 1 or x.shape[axis] % sections:
+    if not -x.ndim <= axis < x.ndim:
+        raise InputError(f"split: no axis {axis} in an array of shape {x.shape}")
+    if not isinstance(sections, int) or sections < 1 or x.shape[axis] % sections:
         raise InputError(f"axis {axis} of length {x.shape[axis]} has no {sections} equal parts")
     n = x.shape[axis] // sections
     lead = (slice(None),) * (axis % x.ndim)
@@ -56,6 +63,11 @@ def split(x: Tensor, sections: int, *, axis: int = -1) -> list[Tensor]:
 @op
 def pad(xp: Any, x: Array, *, widths: Sequence[tuple[int, int]]) -> Result:
     """y = x with zeros around it: `widths` gives (before, after) for each axis."""
+    if len(widths) != x.ndim or not all(len(w) == 2 and min(w) >= 0 for w in widths):
+        raise InputError(
+            f"pad: widths are (before, after), not negative, for each of {x.ndim} axes; "
+            f"got {widths}"
+        )
     inside = tuple(slice(a, a + n) for (a, _), n in zip(widths, x.shape, strict=True))
     return xp.pad(x, tuple(widths)), lambda g: (g[inside],)
 
@@ -90,20 +102,26 @@ def checked_indices(xp: Any, name: str, indices: Any, count: int) -> Array:
 
     Without the check NumPy counts a negative one from the end, and a GPU wraps any of them.
     """
-    if isinstance(indices, np.ndarray | list | tuple | int):
-        indices = np.asarray(indices)
-        if indices.dtype.kind not in "iu":
-            raise InputError(f"{name}: indices must be integers, got {indices.dtype}")
-        if indices.size and (indices.min() < 0 or indices.max() >= count):
-            raise InputError(
-                f"{name}: indices must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}"
-            )
+    host = isinstance(indices, np.ndarray) or not hasattr(indices, "dtype")
+    if host:
+        try:
+            indices = np.asarray(indices)
+        except ValueError:
+            raise InputError(f"{name}: indices must be an array, got {indices!r}") from None
+    if indices.dtype.kind not in "iu":
+        raise InputError(f"{name}: indices must be integers, got {indices.dtype}")
+    if host and indices.size and (indices.min() < 0 or indices.max() >= count):
+        raise InputError(
+            f"{name}: indices must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}"
+        )
     return xp.asarray(indices)
 
 
 @op
 def embedding(xp: Any, table: Array, indices: Any) -> Result:
     """y = table[indices], of a (K, ...) table;  table_bar[k] = sum of g where the index is k."""
+    if not getattr(table, "shape", ()):
+        raise InputError("embedding wants a table of shape (K, ...), an array")
     shape, rows = table.shape, checked_indices(xp, "embedding", indices, table.shape[0])
 
     def vjp(g: Array) -> tuple[Array, None]:

@@ -139,7 +139,7 @@ def zeros(*shape):
     ("arrays", "options", "message"),
     [
         ((zeros(1, 2, 6), zeros(1, 3, 6), zeros(1, 3, 6)), {"heads": 4}, "4 heads do not divide 6"),
-        ((zeros(1, 2, 6), zeros(1, 3, 6), zeros(1, 3, 6)), {"heads": 0}, "0 heads do not divide 6"),
+        ((zeros(1, 2, 6), zeros(1, 3, 6), zeros(1, 3, 6)), {"heads": 0}, "heads must be a whole"),
         ((zeros(1, 2, 6), zeros(1, 3, 6), zeros(1, 2, 6)), {}, r"\(1, 3, 6\) and \(1, 2, 6\)"),
         ((zeros(1, 2, 6), zeros(2, 3, 6), zeros(2, 3, 6)), {}, r"got \(1, 2, 6\), \(2, 3, 6\)"),
         ((zeros(1, 2, 6), zeros(1, 3, 4), zeros(1, 3, 4)), {}, r"got \(1, 2, 6\), \(1, 3, 4\)"),
@@ -152,8 +152,16 @@ def zeros(*shape):
         (  # the mask of another library, to be added to the scores
             (zeros(1, 2, 6), zeros(1, 3, 6), zeros(1, 3, 6)),
             {"mask": np.array([0.0, 0.0, -np.inf])},
-            "the mask is float64; it must be bool",
+            "the mask is float64; it must be an array of bool",
         ),
+        (  # it would broadcast over the batch: two samples as if they were two heads
+            (zeros(2, 5, 6), zeros(2, 5, 6), zeros(2, 5, 6)),
+            {"mask": np.ones((2, 5, 5), bool)},
+            r"mask of shape \(2, 5, 5\) does not fit \(2, 1, 5, 5\)",
+        ),
+        ((zeros(1, 2, 6), zeros(1, 0, 6), zeros(1, 0, 6)), {}, "nothing to look at"),
+        ((zeros(1, 2, 6).astype(int), zeros(1, 3, 6), zeros(1, 3, 6)), {}, "q must be .* int64"),
+        ((zeros(1, 2, 6),) * 3, {"mask": [[True, True]] * 2}, "the mask is list"),
     ],
 )
 def test_impossible_calls_are_refused(arrays, options, message):

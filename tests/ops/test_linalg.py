@@ -71,3 +71,18 @@ def test_einsum_that_cannot_be_is_refused(subscripts, message):
         ops.einsum(subscripts, np.zeros((2, 3)), np.zeros((3, 4)))
     with pytest.raises(InputError, match="several sizes"):
         ops.einsum("ij,ij->ij", np.zeros((1, 3)), np.zeros((2, 3)))  # would broadcast
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.matmul(np.zeros((2, 3)), np.zeros((2, 3))), r"shapes \(2, 3\) and \(2, 3\)"),
+        (lambda: ops.matmul(np.zeros(2), 1.0), r"shapes \(2,\) and \(\) do not fit"),
+        (lambda: ops.linear(np.zeros((4, 2)), np.zeros((3, 2))), r"\(4, 2\), \(3, 2\) and None"),
+        (lambda: ops.linear(np.zeros(2), np.zeros((2, 3)), np.zeros(1)), r"and \(1,\)"),
+        (lambda: ops.linear(np.zeros((4, 2), int), np.zeros((2, 3))), "linear: x must .* int64"),
+    ],
+)
+def test_products_that_cannot_be_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

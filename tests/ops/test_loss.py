@@ -86,6 +86,16 @@ def test_large_float32_logits_do_not_overflow():
         (lambda: ops.huber(np.zeros(3), np.zeros(3), delta=0.0), "delta must be positive, got 0.0"),
         (lambda: ops.mse(np.zeros(3), 0.0), r"mse: shapes \(3,\) and \(\) differ"),
         (lambda: ops.cross_entropy(np.zeros((2, 3)), [0]), r"2 rows of logits, labels .* \(1,\)"),
+        (lambda: ops.l1(*np.array([[1], [2]], np.uint8)), "l1: pred must .* got uint8"),
+        (lambda: ops.mse(np.zeros(3), np.zeros(3, int)), "mse: target must .* got int64"),
+        (lambda: ops.mse(np.zeros(0), np.zeros(0)), "mse: no elements to average"),
+        (lambda: ops.mse(1.0, 2.0), "mse: pred must .* got float"),
+        (lambda: ops.huber(np.zeros(3), np.zeros(3), delta="a"), "delta must be a number"),
+        (lambda: ops.cross_entropy(np.zeros(3), [0]), r"logits \(N, K\), got shape \(3,\)"),
+        (lambda: ops.cross_entropy(np.zeros((0, 3)), []), r"logits \(N, K\), got shape \(0, 3\)"),
+        (lambda: ops.cross_entropy(np.zeros((2, 3), int), [0, 1]), "logits must .* got int64"),
+        (lambda: ops.cross_entropy(np.zeros((2, 3)), None), "indices must be integers"),
+        (lambda: ops.cross_entropy(np.zeros((2, 3)), [[0], [1, 2]]), "indices must be an array"),
     ],
 )  # fmt: skip
 def test_impossible_calls_are_refused(call, message):

@@ -147,7 +147,7 @@ def test_dropout_drops_the_same_on_the_way_back():
     ("call", "message"),
     [
         (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=4), "4 groups do not divide 6"),
-        (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=0), "0 groups do not divide 6"),
+        (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=0), "groups must be a whole"),
         (lambda x: ops.group_norm(x, x[0, 0, :1], x[0, 0], groups=2), r"be \(6,\).* got \(1,\)"),
         (lambda x: ops.layer_norm(x[..., :1], x[0, 0], x[0, 0]), r"be \(1,\).* got \(6,\)"),
         (
@@ -157,6 +157,16 @@ def test_dropout_drops_the_same_on_the_way_back():
         (lambda x: ops.group_norm_silu(x, x[0, 0], x[0, 0], groups=4), "4 groups do not divide 6"),
         (lambda x: ops.dropout(x, p=1.0, rng=np.random.default_rng(0)), r"\[0, 1\), got 1.0"),
         (lambda x: ops.dropout(x, p=-0.1, rng=np.random.default_rng(0)), r"\[0, 1\), got -0.1"),
+        (lambda x: ops.dropout(x, p="a", rng=np.random.default_rng(0)), "p must be a number"),
+        (lambda x: ops.dropout(x.astype("f2"), p=0.5, rng=np.random.default_rng(0)), "float16"),
+        (lambda x: ops.dropout(x, p=0.5, rng=None), "pass rng"),
+        (lambda x: ops.group_norm(x.astype(int), x[0, 0], x[0, 0], groups=2), "x must .* int64"),
+        (lambda x: ops.group_norm(x, None, x[0, 0], groups=2), "gamma must .* NoneType"),
+        (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=2.0), "groups must be a whole"),
+        (lambda x: ops.group_norm(x[0, 0], x[0, 0], x[0, 0], groups=2), r"\(N, ..., C\), got"),
+        (lambda x: ops.group_norm(x, x[0, 0], x[0, 0], groups=2, eps=-1), "eps must be positive"),
+        (lambda x: ops.layer_norm(x, x[0, 0], x[0, 0], eps=None), "eps must be a number"),
+        (lambda x: ops.layer_norm(x[..., :0], x[0, 0, :0], x[0, 0, :0]), "has no channels"),
     ],
 )
 def test_impossible_calls_are_refused(call, message):

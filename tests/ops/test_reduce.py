@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minidiff import ops
 from minidiff.autograd import Tensor
+from minidiff.errors import InputError
 from tests.strategies import arrays, shapes
 
 
@@ -71,3 +72,25 @@ def test_mean_and_variance(x):
 def test_variance_of_float32_numbers_with_a_large_mean():
     x = (np.random.default_rng(0).standard_normal(1000) + 3000).astype(np.float32)
     assert ops.var(x).item() == pytest.approx(x.astype(np.float64).var(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ops.sum(x, axis=2), r"axis 2 is none of an array of shape \(0, 3\)"),
+        (lambda x: ops.mean(x, axis=0.5), "axis 0.5"),
+        (lambda x: ops.mean(x), "mean of no elements"),
+        (lambda x: ops.max(x, axis=0), "max of no elements"),
+        (lambda x: ops.logsumexp(x, axis=0), "logsumexp of no elements"),
+        (lambda x: ops.var(x), "var of no elements"),
+        (lambda x: ops.var(np.ones(3), ddof=3), "ddof 3 leaves nothing of 3 elements"),
+    ],
+)
+def test_what_has_no_value_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(np.zeros((0, 3)))
+
+
+def test_rows_of_an_empty_batch_have_values_of_their_own():
+    assert ops.mean(np.zeros((0, 3)), axis=1).shape == (0,)
+    assert ops.softmax(np.zeros((0, 3))).shape == (0, 3)

@@ -135,3 +135,22 @@ def test_a_broadcast_value_can_be_used_further():
     y = ops.broadcast_to(x, shape=(3, 2))
     (y * y).sum().backward()
     assert_array_equal(x.grad, [6, 12])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ops.transpose(x, (0, 0)), r"transpose: \(0, 0\) are not the axes"),
+        (lambda x: ops.transpose(x, (0, 5)), r"transpose: \(0, 5\) are not the axes"),
+        (lambda x: ops.concat(axis=0), "concat: no axis 0"),
+        (lambda x: ops.concat(x, axis=4), r"concat: no axis 4 .* \[\(2, 3\)\]"),
+        (lambda x: ops.split(Tensor(x), 1, axis=7), "split: no axis 7"),
+        (lambda x: ops.pad(x, widths=((1, 0),)), r"for each of 2 axes; got \(\(1, 0\),\)"),
+        (lambda x: ops.pad(x, widths=((-1, 0), (0, 0))), "not negative"),
+        (lambda x: ops.embedding(x, None), "indices must be integers, got object"),
+        (lambda x: ops.embedding(1.0, [0]), "a table of shape"),
+    ],
+)
+def test_impossible_shapes_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(np.zeros((2, 3)))
