@@ -31,6 +31,24 @@ def test_strips_agree_with_the_definition(kernel, data):
         assert_agrees(fast, definition, args, np.float64, np.copy)
 
 
+def test_strips_of_no_image():
+    x, w, pads = np.zeros((0, 9, 9, 2)), np.ones((3, 3, 2, 4)), ((1, 1), (1, 1))
+    with mock.patch.object(memory, "SCRATCH", 1):
+        y = conv.conv2d(np, x, w, 1, pads)
+        assert y.shape == (0, 9, 9, 4)
+        assert conv.conv2d_dx(np, y, w, x.shape, 1, pads).shape == x.shape
+        np.testing.assert_array_equal(conv.conv2d_dw(np, x, y, w.shape, 1, pads), 0 * w)
+
+
+def test_wide_results_are_cut_as_wide_inputs_are():
+    """The windows of their gradient are as large."""
+    narrow, wide = 2, 512
+    options = 1, ((1, 1), (1, 1)), 4
+    widening = conv._strips((1, 256, 256, narrow), (3, 3, narrow, wide), *options)
+    assert widening == conv._strips((1, 256, 256, wide), (3, 3, wide, narrow), *options)
+    assert len(widening) > 1
+
+
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (1, 2)])
 def test_memory_does_not_grow_with_the_image(size, stride):
     """The windows of all places of this image would take from 34 to 210 MB, and 8 MB x itself."""

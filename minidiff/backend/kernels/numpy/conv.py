@@ -158,7 +158,7 @@ def _strips(
         last = min(first + most, rows)
         # the rows that the windows cover; those before 0 and from `height` on are padding
         start, end = first * stride - top, (last - 1) * stride + kh - top
-        inside = slice(min(max(start, 0), height), min(max(end, 0), height))
+        inside = slice(max(start, 0), max(end, 0))
         down = max(0, min(end, 0) - start), max(0, end - max(start, height))
         strips.append((inside, slice(first, last), (down, across)))
     images = [slice(i, i + 1) for i in range(n)]
