@@ -1,12 +1,13 @@
-"""Everything that only a machine with a GPU can tell, in one run of at most ten minutes.
+"""Everything that only a machine with a GPU can tell, in one run of at most twelve minutes.
 
-    python -m benchmarks.gpu [--dry-run] [--out docs/results] [--minutes 10]
+    python -m benchmarks.gpu [--dry-run] [--out docs/results] [--minutes 12] [--only PART]
 
 Parts, each a process of its own, and most of them one for each precision, so that one that fails
 leaves the others alone: the tests that are marked `gpu`; forward and all gradients against the
 definitions on NumPy; steps and evaluations, and 50 steps of DDIM, beside eager PyTorch, where that
 is installed; what share of the machine's arithmetic and memory each kernel reaches; and two
-trainings. The result is `gpu.json` and a page, `gpu.md`. ``--dry-run`` does all of it on the CPU,
+trainings, of `mnist-small` for three minutes if there is the time. The result is `gpu.json` and a
+page, `gpu.md`; a part that is stopped leaves what it had. ``--dry-run`` does all of it on the CPU,
 tiny, to test this script; what it writes says so.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import gc
 import gzip
 import itertools
 import json
@@ -34,8 +36,8 @@ ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "tf32")
 ALLOWED = {"float32": 1e-4, "tf32": 2e-2}
 """Largest |a - b| of a parameter's gradient, relative to the largest |b|, against NumPy."""
-SHARE = {"parity": 40, "steps": 60, "sampling": 50, "kernels": 30, "training": 160, "tests": 300}
-"""The parts in their order, and seconds after which each is stopped; the last has what is left."""
+SHARE = {"parity": 60, "steps": 60, "sampling": 80, "kernels": 30, "training": 240, "tests": 300}
+"""The parts in their order, and seconds after which each is stopped, if so many are left."""
 TWICE = ("parity", "steps", "sampling", "kernels")
 """Those that are done in each precision."""
 LAYERS = (  # (images a side, channels in, channels out) of 3 x 3 convolutions
@@ -48,13 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="tiny, and on the CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all parts together")
+    parser.add_argument("--minutes", type=float, default=12.0, help="for all parts together")
     parser.add_argument("--only", choices=SHARE, action="append", help="do this part alone")
     parser.add_argument("--part", choices=SHARE, help=argparse.SUPPRESS)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--seconds", type=float, default=300.0, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.part:
-        print(json.dumps(_PART[args.part](args.dry_run, args.precision, args.out)))
+        so_far(_PART[args.part](args.dry_run, args.precision, args.out, args.seconds))
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"machine": machine(args.dry_run), "dry_run": args.dry_run}
@@ -75,11 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_part(part: str, precision: str, seconds: float, args: Any) -> dict[str, Any]:
-    """The numbers of a part, or the error that it ended with."""
+    """The numbers of a part, those that it had before an error too, and the error."""
     if seconds < 5:
         return {"error": "no time was left"}
     flags = ["--part", part, "--precision", precision, "--out", str(args.out)]
-    command = [sys.executable, "-m", "benchmarks.gpu", *flags]
+    flags += ["--seconds", str(seconds), *(["--dry-run"] if args.dry_run else [])]
     environment = os.environ | {
         "MINIDIFF_BACKEND": "numpy" if args.dry_run else "cupy",
         "MINIDIFF_PRECISION": precision,
@@ -87,18 +90,24 @@ def run_part(part: str, precision: str, seconds: float, args: Any) -> dict[str, 
     start = time.monotonic()
     try:
         run = subprocess.run(
-            [*command, *(["--dry-run"] if args.dry_run else [])],
-            cwd=ROOT, env=environment, timeout=seconds, capture_output=True, text=True,
+            [sys.executable, "-m", "benchmarks.gpu", *flags],
+            cwd=ROOT, env=environment, timeout=seconds, capture_output=True,
         )  # fmt: skip
-        if run.returncode:
-            return {"error": (run.stderr or run.stdout)[-2000:]}
-        return json.loads(run.stdout.splitlines()[-1]) | {
-            "seconds": round(time.monotonic() - start, 1)
-        }
-    except subprocess.TimeoutExpired:
-        return {"error": f"stopped after {seconds:.0f} s"}
-    except (ValueError, IndexError) as error:
-        return {"error": f"no result: {error}"}
+        printed = run.stdout
+        error = (run.stderr or run.stdout).decode()[-2000:] if run.returncode else None
+    except subprocess.TimeoutExpired as stopped:
+        printed, error = stopped.stdout or b"", f"stopped after {seconds:.0f} s"
+    report = {"seconds": round(time.monotonic() - start, 1)}
+    try:
+        report |= json.loads(printed.splitlines()[-1])
+    except (ValueError, IndexError):
+        error = error or "no result"
+    return report | ({"error": error} if error else {})
+
+
+def so_far(report: dict[str, Any]) -> None:
+    """Tell what a part has found, of which the last counts: it may be stopped, or fail later."""
+    print(json.dumps(report), flush=True)
 
 
 def machine(dry_run: bool) -> dict[str, Any]:
@@ -129,11 +138,13 @@ def machine(dry_run: bool) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- parts
 
 
-def tests(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+def tests(dry_run: bool, precision: str, out: Path, seconds: float) -> dict[str, Any]:
     """The tests that need a GPU; in a dry run those of the kernels on the CPU."""
     chosen = ["tests/gpu/test_whole.py"] if dry_run else ["-m", "gpu", "tests"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "--maxfail=5", *chosen]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(  # it must end before this process is ended
+        command, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, seconds - 10)
+    )
     last = run.stdout.strip().splitlines()[-1] if run.stdout.strip() else run.stderr[-500:]
     report = {"outcome": last}
     if run.returncode:
@@ -141,13 +152,14 @@ def tests(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
     return report
 
 
-def parity(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+def parity(dry_run: bool, precision: str, *_: Any) -> dict[str, Any]:
     """The network forward and every gradient: here, and by the definitions on NumPy."""
     from benchmarks.configs import CONFIGS
     from minidiff import backend
     from minidiff.backend import kernels
 
     device, found = backend.xp, {}
+    report: dict[str, Any] = {"networks": found, "allowed": ALLOWED[precision]}
     variants = {name: CONFIGS[name] for name in (["digits8"] if dry_run else CONFIGS)}
     adagn = dataclasses.replace(CONFIGS["digits8"], time_conditioning="scale_shift")
     variants["digits8, AdaGN"] = adagn
@@ -164,7 +176,7 @@ def parity(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
         }
         worst = max(errors, key=lambda key: np.nan_to_num(errors[key], nan=np.inf))
         found[name] = {"worst": worst, "error": errors[worst], "forward": errors["forward"]}
-    report: dict[str, Any] = {"networks": found, "allowed": ALLOWED[precision]}
+        so_far(report)
     # "not <=", so that NaN fails
     wrong = [n for n, f in found.items() if not f["error"] <= ALLOWED[precision]]
     if wrong:
@@ -191,7 +203,7 @@ def _gradients(config: Any, batch: int) -> dict[str, np.ndarray]:
     return found | {"forward": backend.to_numpy(y.data)}
 
 
-def kernels(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+def kernels(dry_run: bool, precision: str, *_: Any) -> dict[str, Any]:
     """Milliseconds of each kernel and of its definition, and the machine's own two limits."""
     from minidiff import backend
     from minidiff.backend import kernels
@@ -275,7 +287,7 @@ def milliseconds(f: Callable[[], Any], dry_run: bool) -> float:
     return statistics.median(times)
 
 
-def steps(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+def steps(dry_run: bool, precision: str, *_: Any) -> dict[str, Any]:
     """Milliseconds of a training step and of an evaluation: captured, launched one by one, and
     PyTorch's, each a median over rounds that take turns; and the memory that each took.
     """
@@ -295,18 +307,20 @@ def steps(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
             "batch": batch, "memory MiB": memory,
             "step": _compared(times, "step"), "evaluation": _compared(times, "evaluation"),
         }  # fmt: skip
-        players.clear()
+        so_far(report)
+        players.clear(), calls.clear()
+        gc.collect()  # trainers and their graphs know each other
     return report
 
 
-def sampling(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
+def sampling(dry_run: bool, precision: str, *_: Any) -> dict[str, Any]:
     """Seconds of 50 steps of DDIM for a batch: the whole loop captured, the evaluation captured,
     launched one by one, and PyTorch's.
     """
     from benchmarks.configs import CONFIGS
 
     report: dict[str, Any] = {"networks": {}, "evaluations": 3 if dry_run else 50}
-    chosen = {"digits8": 4} if dry_run else {"digits8": 250, "mnist-small": 250, "cifar-ddpm": 128}
+    chosen = {"digits8": 4} if dry_run else {"digits8": 250, "mnist-small": 250, "cifar-ddpm": 64}
     for name, batch in chosen.items():
         players = _players(LOOPS, name, CONFIGS[name], batch, precision, report)
         calls = {
@@ -315,7 +329,9 @@ def sampling(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
         }
         loops = _compared(take_turns(calls, rounds=2 if dry_run else 3), "loop")
         report["networks"][name] = {"batch": batch, "loop": loops}
-        players.clear()
+        so_far(report)
+        players.clear(), calls.clear()
+        gc.collect()  # trainers and their graphs know each other
     return report
 
 
@@ -391,7 +407,7 @@ class Ours:
         from minidiff.training import captured as graphs
 
         self.wait = backend.synchronize
-        before = _held(free=True)
+        before = _held(anew=True)
         self.trainer = _trainer(config, batch)
         if not captured:
             self.trainer._captured = None
@@ -408,18 +424,20 @@ class Ours:
         self.denoise(*self.question)
 
 
-def _held(free: bool = False) -> Any:
-    """MiB that CuPy's pools hold, ours for graphs too; None on a CPU."""
+def _held(anew: bool = False) -> Any:
+    """MiB that CuPy's pools hold, ours for graphs too; None on a CPU. With `anew` the graphs that
+    follow have a pool of their own: those before keep theirs, which they still write to.
+    """
     from minidiff import backend
     from minidiff.backend import graphs
 
     if backend.xp is np:
         return None
-    pools = [backend.xp.get_default_memory_pool(), graphs._place(backend.xp)[1]]
-    if free:
-        for pool in pools:
-            pool.free_all_blocks()
-    return sum(pool.total_bytes() for pool in pools) / 2**20
+    default = backend.xp.get_default_memory_pool()
+    if anew:
+        default.free_all_blocks()
+        graphs._place.cache_clear()
+    return (default.total_bytes() + graphs._place(backend.xp)[1].total_bytes()) / 2**20
 
 
 class OurLoop:
@@ -556,8 +574,8 @@ LOOPS = {
 } | BESIDE
 
 
-def training(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
-    """`mnist-small` and `digits8` for two minutes together, with samples as pictures."""
+def training(dry_run: bool, precision: str, out: Path, seconds: float) -> dict[str, Any]:
+    """`digits8`, and `mnist-small` for three minutes or what is left, with samples as pictures."""
     from benchmarks.configs import CONFIGS
     from minidiff.data import load
     from minidiff.training import TrainConfig, read
@@ -571,10 +589,16 @@ def training(dry_run: bool, precision: str, out: Path) -> dict[str, Any]:
         "mnist-small": (
             TrainConfig(unet=config, batch_size=8 if dry_run else 128, lr=5e-4, warmup=100,
                         steps=10**6),
-            _mnist() or _enlarged(digits), 5 if dry_run else 110,
+            _mnist() or _enlarged(digits), 5 if dry_run else max(5.0, min(180.0, seconds - 60)),
         ),
     }  # fmt: skip
-    return {name: _train(name, *run, dry_run, out) for name, run in runs.items()}
+    report: dict[str, Any] = {}
+    for name, run in runs.items():
+        report[name] = _train(name, *run, dry_run, out)
+        if "sampling_s" not in report[name]:
+            report.setdefault("failed", {})[name] = "the loss is not finite"
+        so_far(report)
+    return report
 
 
 def _train(
@@ -585,16 +609,16 @@ def _train(
     from minidiff.training.trainer import Trainer
 
     trainer = Trainer(config, data)
-    losses: list[Any] = []
-    trainer.train_step()
+    losses: list[float] = []
+    for _ in range(2):  # compiles, and is captured
+        trainer.train_step()
     backend.synchronize()
     start = time.perf_counter()
     while time.perf_counter() - start < seconds and trainer.step < config.steps:
-        losses.append(trainer.train_step()[0])
-        if len(losses) % 100 == 0:
-            backend.synchronize()  # else the host runs ahead of the clock
-    values = backend.to_numpy(backend.xp.stack(losses)).astype(float)
-    elapsed = time.perf_counter() - start
+        n = min(5 if dry_run else 100, config.steps - trainer.step)
+        new = [trainer.train_step()[0] for _ in range(n)]  # to read them is to wait for the device
+        losses += backend.to_numpy(backend.xp.stack(new)).tolist()
+    elapsed, values = time.perf_counter() - start, np.array(losses)
     report = {
         "data": data.name,
         "steps": trainer.step,
@@ -603,7 +627,6 @@ def _train(
         "last_loss": float(values[-100:].mean()),
     }
     if not np.isfinite(values).all():
-        report["error"] = "the loss is not finite"
         return report
     start = time.perf_counter()
     labels = np.arange(10).repeat(1 if dry_run else 6)

@@ -1,12 +1,15 @@
 """The script that measures a GPU: on a CPU its parts run, and what is wrong is seen."""
 
+import functools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import gpu
-from minidiff.backend import kernels
+from minidiff import backend
+from minidiff.backend import graphs, kernels
 
 OUT = None  # the parts that are called here write no file
 
@@ -82,9 +85,81 @@ def test_a_ratio_is_to_the_better_of_the_others():
     assert gpu._compared(times, "step")["spread"] == [0.25, 0.75]
 
 
-def test_a_part_that_fails_or_takes_too_long_leaves_the_others_alone(tmp_path):
-    class Args:
-        out, dry_run = tmp_path, True
+class Args:
+    dry_run = True
 
-    assert gpu.run_part("parity", "float32", 1.0, Args) == {"error": "no time was left"}
-    assert "stopped after" in gpu.run_part("training", "float32", 5.1, Args)["error"]
+    def __init__(self, out):
+        self.out = out
+
+
+def test_a_part_without_time_says_so(tmp_path):
+    assert gpu.run_part("parity", "float32", 1.0, Args(tmp_path)) == {"error": "no time was left"}
+
+
+PARTS = {
+    "is stopped": "import time; print('noise'); {tell}; time.sleep(60)",
+    "fails": "{tell}; raise KeyError('later')",
+    "ends": "{tell}",
+    "says nothing": "print('noise')",
+}
+
+
+@pytest.mark.parametrize("how", PARTS)
+def test_a_part_that_fails_or_is_stopped_leaves_what_it_had(tmp_path, monkeypatch, how):
+    tell = 'print(\'{"networks": {"a": 1}}\', flush=True)'
+    code = PARTS[how].replace("{tell}", tell)
+    real, given = gpu.subprocess.run, []
+
+    def run(command, **options):
+        given.extend(command)
+        return real([command[0], "-c", code], **options)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    report = gpu.run_part("training", "float32", 5.0, Args(tmp_path))
+    assert given[given.index("--seconds") + 1] == "5.0"
+    assert report.get("networks") == (None if how == "says nothing" else {"a": 1})
+    said = {"is stopped": "stopped after 5 s", "fails": "later", "says nothing": "no result"}
+    assert said.get(how, "") in report.get("error", "") and ("error" in report) == (how in said)
+
+
+def test_the_large_network_is_trained_for_three_minutes_where_there_is_the_time(monkeypatch):
+    asked = {}
+
+    def train(name, config, data, seconds, dry_run, out):
+        asked[name] = seconds
+        return {"sampling_s": 1.0} if name == "digits8" else {}
+
+    monkeypatch.setattr(gpu, "_train", train)
+    report = gpu.training(False, "float32", OUT, gpu.SHARE["training"])
+    assert asked["mnist-small"] == 180 and set(report["failed"]) == {"mnist-small"}
+    gpu.training(False, "float32", OUT, 100.0)
+    assert asked["mnist-small"] == 40
+
+
+def test_each_player_measures_the_memory_of_its_own_graphs(monkeypatch):
+    """Those of the one before stay where they are: it still replays them."""
+    pools = []
+
+    class Pool:
+        def __init__(self, allocator=None):
+            self.freed, self.size = False, 2**20 * (1 + len(pools))
+            pools.append(self)
+
+        def total_bytes(self):
+            return self.size
+
+        def free_all_blocks(self):
+            self.freed = True
+
+    default = Pool()
+    cuda = SimpleNamespace(MemoryPool=Pool, Stream=lambda non_blocking: None)
+
+    class Device:
+        pass
+
+    Device.cuda, Device.get_default_memory_pool = cuda, staticmethod(lambda: default)
+    monkeypatch.setattr(graphs, "_place", functools.cache(graphs._place.__wrapped__))
+    monkeypatch.setattr(backend, "xp", Device())
+    first, again, second = gpu._held(anew=True), gpu._held(), gpu._held(anew=True)
+    assert (first, again, second) == (3, 3, 4)
+    assert [p.freed for p in pools] == [True, False, False]

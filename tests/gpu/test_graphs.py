@@ -134,9 +134,9 @@ def test_an_error_ends_the_capture(recorded, what):
 def test_memory_of_graphs_is_never_given_back(recorded):
     """A pool of CuPy that runs out drops its free blocks, which replays still write to."""
     _, pool = graphs._place(double.xp)
-    memory = weakref.ref(pool.malloc(512).mem)
+    blocks = [weakref.ref(pool.malloc(size).mem) for size in (512, 1024)]
     gc.collect()
-    assert memory() is not None and memory().size == 512
+    assert [block().size for block in blocks] == [512, 1024]
 
 
 def test_without_graphs_the_function_just_runs():
