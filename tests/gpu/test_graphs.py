@@ -380,6 +380,18 @@ def test_when_a_whole_sampler_is_captured(recorded, monkeypatch):
     assert captured.sampler(model, states, shape, 99) is None
 
 
+def test_several_processes_divide_each_evaluation(recorded, monkeypatch):
+    """A whole sampler as one graph would draw all images in each of them."""
+
+    class Half(Communicator):
+        size = 2
+
+    monkeypatch.setattr(captured, "sampler", None)  # an error, if it is called
+    labels = np.arange(8) % 3
+    sampling.draw(Formula(), SCHEDULE, 8, labels, steps=2, batch=2, ranks=Half())
+    assert [g.launches for g in recorded] == [8 - graphs.WARM_UP]
+
+
 def test_what_a_sampler_asks_does_not_depend_on_the_images():
     """Else a rehearsal would not tell what to bring along."""
     asked = {}
