@@ -10,7 +10,7 @@ from typing import Any
 from minidiff import backend
 from minidiff.autograd import Array
 from minidiff.backend import kernels
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_number
 from minidiff.nn import Flat
 
 
@@ -29,7 +29,12 @@ class Adam:
         self, flat: Flat, lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:  # fmt: skip
-        if not lr > 0 or not eps > 0 or not all(0 <= b < 1 for b in betas):
+        _check_flat("Adam", flat)
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise InputError(f"Adam: betas must be two numbers, got {betas!r}")
+        numbers = {"lr": lr, "beta_1": betas[0], "beta_2": betas[1], "eps": eps}
+        rate, b1, b2, small = (check_number(f"Adam: {n}", v) for n, v in numbers.items())
+        if not 0 < rate < math.inf or not small > 0 or not (0 <= b1 < 1 and 0 <= b2 < 1):
             raise InputError(
                 f"Adam: wants lr > 0, betas in [0, 1) and eps > 0, got {lr}, {betas}, {eps}"
             )
@@ -38,13 +43,22 @@ class Adam:
         self.m, self.v, self.steps = xp.zeros_like(flat.data), xp.zeros_like(flat.data), 0
         self.weight_decay = 0.0  # AdamW's
 
+    def rate(self, lr: float | None) -> float:
+        """The step size of one step: `lr`, or the optimizer's own for None."""
+        if lr is None:
+            return self.lr
+        if not 0 <= check_number("lr", lr) < math.inf:
+            raise InputError(f"the step size lr must be >= 0 and finite, got {lr}")
+        return lr
+
     def step(self, lr: float | None = None) -> None:
         """Move the parameters against the gradient; `lr` overrides the step size this once."""
+        lr = self.rate(lr)
         self.steps += 1  # eq. (8.4)
         xp = backend.array_module(self.flat.data)
         kernels.of(xp).adam(  # eq. (2.14), eq. (2.15)
             xp, self.flat.data, self.flat.grad, self.m, self.v, self.steps,
-            self.lr if lr is None else lr, *self.betas, self.eps,
+            lr, *self.betas, self.eps,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,7 +70,12 @@ class Adam:
         moments = {"m": self.m, "v": self.v}
         if missing := sorted({*moments, "steps"} - set(state)):
             raise InputError(f"optimizer state lacks {', '.join(missing)}")
+        steps = check_number("optimizer state 'steps'", state["steps"])
+        if steps < 0 or not steps.is_integer():
+            raise InputError(f"optimizer state 'steps' must be a whole number, got {steps}")
         for name, own in moments.items():
+            if not hasattr(state[name], "shape"):
+                raise InputError(f"optimizer state {name!r} must be an array, got {state[name]!r}")
             if tuple(state[name].shape) != own.shape:
                 raise InputError(
                     f"optimizer state {name!r} has shape {tuple(state[name].shape)}, "
@@ -77,13 +96,13 @@ class AdamW(Adam):
         self, flat: Flat, lr: float = 1e-3, *, weight_decay: float = 0.01, **options: Any
     ) -> None:
         super().__init__(flat, lr, **options)
-        if not weight_decay >= 0:
+        if not 0 <= check_number("AdamW: weight_decay", weight_decay) < math.inf:
             raise InputError(f"AdamW: weight_decay must be >= 0, got {weight_decay}")
         self.weight_decay = weight_decay
 
     def step(self, lr: float | None = None) -> None:
         """Shrink, then take Adam's step."""
-        self.flat.data[...] *= 1 - (self.lr if lr is None else lr) * self.weight_decay
+        self.flat.data[...] *= 1 - self.rate(lr) * self.weight_decay
         super().step(lr)
 
 
@@ -110,13 +129,19 @@ def clip_grad_norm(flat: Flat, max_norm: float) -> Array:
 
     Returns the norm before, as a device scalar (reading it on the host waits for the device).
     """
+    _check_flat("clip_grad_norm", flat)
     _check_limit("clip_grad_norm", max_norm)
     xp = backend.array_module(flat.grad)
     return kernels.of(xp).clip_norm(xp, flat.grad, max_norm)
 
 
+def _check_flat(name: str, flat: Any) -> None:
+    if not isinstance(flat, Flat):
+        raise InputError(f"{name} wants model.flatten(), got {type(flat).__name__}")
+
+
 def _check_limit(name: str, max_norm: float) -> None:
-    if not max_norm > 0:
+    if not check_number(f"{name}: max_norm", max_norm) > 0:
         raise InputError(f"{name}: max_norm must be positive, got {max_norm}")
 
 
@@ -128,7 +153,8 @@ class EMA:
     """
 
     def __init__(self, flat: Flat, decay: float = 0.999, *, warmup: bool = True) -> None:
-        if not 0 <= decay < 1:
+        _check_flat("EMA", flat)
+        if not 0 <= check_number("EMA: decay", decay) < 1:
             raise InputError(f"EMA: decay must lie in [0, 1), got {decay}")
         self.flat, self.decay, self.warmup, self.updates = flat, decay, warmup, 0
         self.data = flat.data.copy()
@@ -172,12 +198,13 @@ def tick(
     optimizer: Adam, ema: EMA | None, *, lr: float | None = None
 ) -> tuple[float, float, float]:
     """Count a step, and tell what is this step's own: its number, its size, the average's decay."""
+    rate = optimizer.rate(lr)
     optimizer.steps += 1
     decay = 0.0
     if ema is not None:
         decay = ema.next_decay()
         ema.updates += 1
-    return float(optimizer.steps), optimizer.lr if lr is None else lr, decay
+    return float(optimizer.steps), rate, decay
 
 
 def update_by(clock: Any, optimizer: Adam, ema: EMA | None, *, max_norm: float) -> Array:

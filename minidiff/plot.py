@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidiff.data import to_uint8
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 from minidiff.training.files import whole_file
 
 if TYPE_CHECKING:
@@ -43,11 +43,16 @@ def grid(
     columns : images in a row; chosen from N when None
     """
     tiles = _tiles(images)
+    if columns is not None:
+        check_count("columns", columns)
     if labels is None:
         columns = columns or math.ceil(math.sqrt(len(tiles)))
         return _table([tiles[i : i + columns] for i in range(0, len(tiles), columns)])
-    if len(labels) != len(tiles):
-        raise InputError(f"there are {len(tiles)} images, but {len(labels)} labels")
+    labels = np.asarray(labels)
+    if labels.shape != (len(tiles),):
+        raise InputError(f"there are {len(tiles)} images, but labels of shape {labels.shape}")
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise InputError("labels must be whole numbers >= 0")
     rows: list[Sequence[np.ndarray]] = []
     names: list[str] = []
     for label in np.unique(labels):
@@ -92,6 +97,9 @@ def process(
     columns : how many states are shown
     """
     states = list(states)
+    if not states:
+        raise InputError("a strip of the process needs at least one state")
+    check_count("columns", columns)
     times = np.array([t for t, _ in states])
     wanted = np.linspace(times[0], times[-1], columns)
     shown = sorted({int(np.abs(times - t).argmin()) for t in wanted})
@@ -126,7 +134,10 @@ def loss_curve(records: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    points = [(r["step"], r["loss"]) for r in records]
+    try:
+        points = [(float(r["step"]), float(r["loss"])) for r in records]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"each record of a loss curve has a step and a loss: {error!r}") from None
     if not points:
         raise InputError("a loss curve needs at least one record")
     step, loss = np.array(points).T
@@ -177,6 +188,8 @@ def save(picture: Image | Figure, path: str | Path) -> None:
 
 def save_gif(frames: Sequence[Image], path: str | Path, *, ms: int = 60, hold: int = 2500) -> None:
     """Write an endless film, each frame for `ms` milliseconds and the last for `hold`."""
+    if not frames:
+        raise InputError("a film needs at least one frame")
     durations = [ms] * (len(frames) - 1) + [hold]
     with whole_file(path) as temporary:
         frames[0].save(
@@ -187,8 +200,12 @@ def save_gif(frames: Sequence[Image], path: str | Path, *, ms: int = 60, hold: i
 
 def _tiles(images: np.ndarray) -> list[np.ndarray]:
     """Each image as bytes (h, w, 3), enlarged by a whole factor."""
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-        raise InputError(f"images are {images.shape}; expected (N, H, W, C) with C = 1 or 3")
+    shape = np.shape(images)
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        raise InputError(f"images are {shape}; expected (N, H, W, C) with C = 1 or 3")
+    images = np.asarray(images)
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise InputError(f"images are {images.dtype}; expected floats in [-1, 1], or uint8")
     u = images if images.dtype == np.uint8 else to_uint8(images)
     scale = max(1, round(TILE / max(u.shape[1:3])))
     u = u.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -441,3 +441,29 @@ def test_an_update_of_two_models_or_to_an_impossible_norm_is_refused():
         update(one, other, max_norm=1.0)
     with pytest.raises(InputError, match="update: max_norm must be positive, got 0"):
         update(one, EMA(one.flat), max_norm=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: Adam(f, lr="a"), "Adam: lr must be a number"),
+        (lambda f: Adam(f, lr=math.inf), "wants lr > 0"),
+        (lambda f: Adam(f, betas=(0.9,)), "betas must be two numbers"),
+        (lambda f: Adam(f, betas="ab"), "betas must be two numbers, got 'ab'"),
+        (lambda f: Adam(f.data), r"wants model.flatten\(\), got ndarray"),
+        (lambda f: EMA(f.data), r"wants model.flatten\(\), got ndarray"),
+        (lambda f: EMA(f, "a"), "decay must be a number"),
+        (lambda f: clip_grad_norm(f, None), "max_norm must be a number"),
+        (lambda f: AdamW(f, weight_decay=math.inf), "weight_decay must be >= 0"),
+        (lambda f: Adam(f).step(math.nan), "lr must be >= 0 and finite, got nan"),
+        (lambda f: AdamW(f).step(-1), "lr must be >= 0 and finite, got -1"),
+        (lambda f: update(Adam(f), None, max_norm=1, lr="a"), "lr must be a number"),
+        (lambda f: Adam(f).load_state_dict({"m": [0], "v": [0], "steps": 1}), "be an array"),
+        (lambda f: Adam(f).load_state_dict(Adam(f).state_dict() | {"steps": -1}), "steps"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_moves(call, message):
+    flat = flat_of([1.0])
+    with pytest.raises(InputError, match=message):
+        call(flat)
+    np.testing.assert_array_equal(flat.data, [1.0])

@@ -181,7 +181,7 @@ def test_what_is_no_image_is_refused(shape):
 
 
 def test_labels_must_be_as_many_as_images():
-    with pytest.raises(InputError, match="2 images, but 3 labels"):
+    with pytest.raises(InputError, match=r"2 images, but labels of shape \(3,\)"):
         plot.grid(pictures(2), np.zeros(3, int))
 
 
@@ -189,3 +189,24 @@ def test_drawing_libraries_are_loaded_when_a_picture_is_drawn():
     code = "import minidiff.plot, sys; print({'matplotlib', 'PIL'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plot.grid(None), "expected"),
+        (lambda: plot.grid(pictures(2).astype(int)), "images are int64; expected floats"),
+        (lambda: plot.grid(pictures(2) + 1j), "images are complex"),
+        (lambda: plot.grid(pictures(2), columns=0), "columns must be a whole number >= 1"),
+        (lambda: plot.grid(pictures(2), [0, -1], ["a", "b"]), "whole numbers >= 0"),
+        (lambda: plot.grid(pictures(2), [0.0, 1.0]), "whole numbers >= 0"),
+        (lambda: plot.process([]), "at least one state"),
+        (lambda: plot.process([(0, pictures(2))], columns=0), "columns must be a whole number"),
+        (lambda: plot.loss_curve([{"step": 1}]), "has a step and a loss: KeyError"),
+        (lambda: plot.loss_curve([{"step": 1, "loss": None}]), "has a step and a loss: TypeError"),
+        (lambda: plot.save_gif([], "film.gif"), "at least one frame"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

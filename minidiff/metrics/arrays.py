@@ -8,10 +8,15 @@ from numpy.typing import NDArray
 from minidiff.errors import InputError
 
 
+def real(numbers: Any) -> NDArray[np.float64]:
+    """`numbers` as float64; of complex ones nothing is thrown away in silence."""
+    return np.asarray(numbers).astype(np.float64, casting="same_kind")
+
+
 def check_features(features: Any, name: str, *, least: int = 2) -> NDArray[np.float64]:
     """`features` as a float64 array of shape (N, d) with N >= `least`; all of it is finite."""
     try:
-        values = np.asarray(features, dtype=np.float64)
+        values = real(features)
     except (TypeError, ValueError):
         raise InputError(f"{name} must be an array of numbers on the host") from None
     if values.ndim != 2 or len(values) < least or values.shape[1] == 0:

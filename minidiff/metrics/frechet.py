@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidiff.errors import InputError
-from minidiff.metrics.arrays import check_features, check_same_kind
+from minidiff.metrics.arrays import check_features, check_same_kind, real
 
 
 def squared_frechet(
@@ -76,7 +76,7 @@ def _checked(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """(m, C^{1/2}, tr C) of a Gaussian, if it is one."""
     try:
-        m, c = (np.asarray(a, dtype=np.float64) for a in (mean, covariance))
+        m, c = (real(a) for a in (mean, covariance))
     except (TypeError, ValueError):
         raise InputError(f"{name}mean and {name}covariance must be arrays of numbers") from None
     if m.ndim != 1 or not m.size or c.shape != (m.size, m.size):

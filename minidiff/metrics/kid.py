@@ -63,7 +63,7 @@ def kid(
     for name, value, least in (("subsets", subsets, 1), ("size", size, 2)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-    if rng is None:
+    if not hasattr(rng, "choice"):
         raise InputError("the subsets are drawn: pass rng, such as numpy.random.default_rng(0)")
 
     def some(a: NDArray[np.float64]) -> NDArray[np.float64]:

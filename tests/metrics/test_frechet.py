@@ -150,3 +150,11 @@ def test_what_is_no_gaussian_is_refused(mean, covariance, what):
 def test_what_are_no_features_is_refused(x, y, what):
     with pytest.raises(InputError, match=what):
         squared_frechet_of_samples(x, y)
+
+
+def test_complex_features_are_refused():
+    """Their imaginary parts would be thrown away."""
+    with pytest.raises(InputError, match="numbers"):
+        squared_frechet_of_samples(np.ones((3, 2)) * 1j, np.ones((3, 2)))
+    with pytest.raises(InputError, match="numbers"):
+        squared_frechet([0, 1j], np.eye(2), [0, 0], np.eye(2))
