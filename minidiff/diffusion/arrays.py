@@ -6,6 +6,7 @@ import numpy as np
 
 from minidiff import backend
 from minidiff.errors import InputError
+from minidiff.ops.checks import check_floats
 
 Array = Any
 """An array of the chosen backend; NumPy and CuPy share no type that a checker could name."""
@@ -26,6 +27,7 @@ def per_image(c: Any, x: Array) -> Any:
     A Python float (which takes the dtype of what it multiplies), or an array of shape
     (N, 1, ..., 1) with the dtype and the array module of `x`.
     """
+    check_floats("diffusion", images=x)
     if np.ndim(c) == 0:
         return float(c)
     if x.ndim == 0 or c.shape != x.shape[:1]:
@@ -43,6 +45,9 @@ def check_like(a: Any, x: Array, name: str, like: str) -> None:
     By broadcasting another shape could pass unseen; another dtype would turn the precision of all
     that follows into that of one of the two.
     """
+    for value, known in ((a, name), (x, like)):
+        if not hasattr(value, "dtype"):
+            raise InputError(f"{known} must be an array, got {type(value).__name__}")
     if a.shape != x.shape:
         raise InputError(f"{name} must have the shape of {like}, {x.shape}, got {a.shape}")
     if a.dtype != x.dtype:

@@ -8,6 +8,7 @@ import numpy as np
 from minidiff import backend
 from minidiff.diffusion.arrays import Array
 from minidiff.errors import InputError
+from minidiff.ops.checks import check_floats
 
 
 def log_probability_nats(
@@ -35,6 +36,9 @@ def log_probability_nats(
     -------
     (log p, its derivative by mean, its derivative by sigma): arrays like x0, for each element.
     """
+    check_floats("the decoder", x0=x0, mean=mean)
+    if isinstance(sigma, int | float) and not sigma > 0:
+        raise InputError(f"the decoder: sigma must be positive, got {sigma}")
     xp, special = backend.array_module(x0), backend.special(backend.array_module(x0))
     h = 1 / (check_levels(levels) - 1)  # eq. (6.11)
     lower, upper = (x0 - h - mean) / sigma, (x0 + h - mean) / sigma

@@ -102,6 +102,10 @@ def predict(denoiser: Denoiser, xt: Array, t: float, cond: dict[str, Any]) -> tu
             raise InputError(
                 "the denoiser returned a Tensor; pass model.denoise instead of the model"
             )
+        if not hasattr(array, "dtype"):
+            raise InputError(
+                f"the denoiser returned {type(array).__name__}; it is to return an array like xt"
+            )
         if array.shape != xt.shape:
             raise InputError(
                 f"the denoiser returned shape {array.shape} for images of shape {xt.shape}"

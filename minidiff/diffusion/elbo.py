@@ -24,12 +24,14 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.diffusion import decoder, objectives
 from minidiff.diffusion.arrays import Array
+from minidiff.diffusion.checks import check_count, check_numbers
 from minidiff.diffusion.denoiser import Denoiser, in_eps, predict
 from minidiff.diffusion.objectives import Variance
 from minidiff.diffusion.parameterizations import Clip, check_clip, denoised
 from minidiff.diffusion.process import posterior, q_sample
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import InputError
+from minidiff.ops.checks import check_floats
 
 
 def kl_normal_nats(mean: Any, variance: Any, other_mean: Any, other_variance: Any) -> Any:
@@ -65,6 +67,9 @@ def prior_nats(schedule: Schedule, x0: Array) -> Array:
     (abar_T x_0^2 - abar_T - log(1 - abar_T)) / 2 for each element: small, but not 0. With linear
     betas, T = 1000 and |x_0| = 1, it is 2.02e-5 nats.
     """
+    check_floats("the bound", x0=x0)
+    if x0.ndim < 1 or not x0.size:
+        raise InputError(f"the bound: no images in x0 of shape {x0.shape}")
     abar = float(schedule.abar[-1])
     flat = x0.reshape(len(x0), -1)
     # eq. (3.16)
@@ -226,7 +231,7 @@ def bound_nats(
 
 def bits_per_dim(nats: Any, dims: int) -> Any:
     """nats / (dims log 2): of a whole image of `dims` elements, in bits for each of them."""
-    return nats / (dims * math.log(2))
+    return nats / (check_count("dims", dims) * math.log(2))
 
 
 def expected_steps_nats_per_dim(
@@ -287,7 +292,7 @@ def optimal_variance(schedule: Schedule, loss: ArrayLike) -> NDArray[np.float64]
 
 def _by_time(schedule: Schedule, loss: ArrayLike) -> NDArray[np.float64]:
     """loss_1, ..., loss_T."""
-    loss = np.asarray(loss, dtype=np.float64)
+    loss = check_numbers("loss", loss)
     if loss.shape != (schedule.T + 1,) or not np.all(loss[1:] >= 0):
         raise InputError(
             f"loss must be {schedule.T + 1} numbers >= 0, for t = 0, ..., {schedule.T}, "

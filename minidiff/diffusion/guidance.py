@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from minidiff import backend, ops
 from minidiff.autograd import Tensor, vjp
 from minidiff.diffusion.arrays import Array, per_image
-from minidiff.diffusion.checks import check_number
+from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser, Predicting, in_eps, predicts
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
@@ -69,6 +69,7 @@ def classifier_free(
         raise InputError(f"the guidance weight w must be finite, got {w}")
     if not 0 <= check_number("rescale", rescale) <= 1:
         raise InputError(f"rescale, the phi of its paper, must lie in [0, 1], got {rescale}")
+    check_count("null", null, least=0)
     w, rescale = float(w), float(rescale)
     low, high = _check_interval(interval)
 
@@ -77,6 +78,8 @@ def classifier_free(
         labels = np.asarray(labels)
         if labels.shape != (n,):
             raise InputError(f"{n} images need {n} labels, got labels of shape {labels.shape}")
+        if labels.dtype.kind not in "iu":
+            raise InputError(f"labels must be whole numbers, got {labels.dtype}")
         inside = np.broadcast_to((low < np.asarray(t)) & (np.asarray(t) <= high), (n,))
         if w == 0 or not inside.any():
             return denoiser(xt, t, labels=labels)
@@ -181,12 +184,12 @@ def label_log_prob(logits: Callable[[Tensor, Any], Tensor]) -> LogProb:
 
 def to_scale(w: float) -> float:
     """The guidance scale s = 1 + w of eps(null) + s (eps(c) - eps(null)); s = 1 is no guidance."""
-    return 1 + w  # eq. (13.4)
+    return 1 + check_number("w", w)  # eq. (13.4)
 
 
 def from_scale(scale: float) -> float:
     """The weight w = s - 1 of a guidance scale s."""
-    return scale - 1
+    return check_number("scale", scale) - 1
 
 
 def _check_interval(interval: Any) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from minidiff import ops
 from minidiff.autograd import Tensor
 from minidiff.diffusion import decoder, parameterizations, process
 from minidiff.diffusion.arrays import Array, floats, per_image
-from minidiff.diffusion.checks import check_count, check_number
+from minidiff.diffusion.checks import check_count, check_number, check_numbers
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import q_sample
@@ -201,8 +201,9 @@ def mean(losses: Tensor, weight: Any = None) -> Tensor:
     """
     if weight is None:
         return ops.mean(losses)
-    if np.ndim(weight) != 0:
-        weight = np.asarray(weight, dtype=np.float64)
+    weight = check_numbers("weight", weight)
+    if not np.all(np.isfinite(weight)):
+        raise InputError("a weight of the losses is not finite")
     return ops.mean(losses * per_image(weight, losses.data))
 
 
@@ -428,6 +429,8 @@ def draw_t(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArray[n
     `rng` is a generator on the host.
     """
     check_count("n", n, least=0)
+    if not hasattr(rng, "integers"):
+        raise InputError(f"times are drawn: pass rng, a numpy.random.Generator, got {rng!r}")
     return rng.integers(1, schedule.T, size=n, endpoint=True)  # eq. (8.2)
 
 
@@ -459,6 +462,9 @@ def drop_labels(
         )
     if not 0 <= check_number("p_uncond", p_uncond) <= 1:
         raise InputError(f"p_uncond is a probability, in [0, 1], got {p_uncond}")
+    check_count("null", null, least=0)
+    if not hasattr(rng, "random"):
+        raise InputError(f"labels are dropped by chance: pass rng, a generator, got {rng!r}")
     drop = rng.random(len(labels)) < p_uncond  # never true at 0, always at 1: random() < 1
     return np.where(drop, null, labels).astype(np.int64)  # eq. (13.5)
 

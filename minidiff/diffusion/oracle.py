@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.autograd import Tensor
 from minidiff.diffusion.arrays import Array, per_image
-from minidiff.diffusion.checks import check_number
+from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser, in_eps
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
 from minidiff.diffusion.templates import templates
 from minidiff.errors import InputError
+from minidiff.ops.checks import check_floats
 
 _BLOCK = 2**22
 """Elements that a table of differences between images and points may hold at a time."""
@@ -203,6 +204,7 @@ class GaussianMixture:
 
         Without labels from the whole mixture.
         """
+        check_count("n", n, least=0)
         weights = np.exp(self._rows_of_log_weights(labels, n))
         steps = np.cumsum(weights, axis=1)
         # Which step of the cumulated weights a uniform number falls on.
@@ -247,6 +249,7 @@ class GaussianMixture:
 
     def _on(self, x: Array) -> _Components:
         """The components in the library and dtype of `x`; copied to a device only once."""
+        check_floats("a mixture", x=x)
         xp = backend.array_module(x)
         key = xp.__name__, str(x.dtype)
         if key not in self._copies:

@@ -25,6 +25,7 @@ from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import posterior
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.errors import InputError
+from minidiff.ops.checks import check_floats
 
 Clip = tuple[float, float] | Callable[[Array], Array] | None
 """What to do to a predicted x0: nothing, clip it to (low, high), or any function x0 -> x0."""
@@ -215,6 +216,9 @@ def dynamic_threshold(x0: Array, *, quantile: float = 0.995) -> Array:
     """
     if not 0 < check_number("quantile", quantile) <= 1:
         raise InputError(f"quantile must lie in (0, 1], got {quantile}")
+    check_floats("dynamic_threshold", x0=x0)
+    if x0.ndim < 1 or not x0.size:
+        raise InputError(f"dynamic_threshold: no images in x0 of shape {x0.shape}")
     xp = backend.array_module(x0)
     flat = x0.reshape(len(x0), -1)
     ordered = xp.abs(flat)

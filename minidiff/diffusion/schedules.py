@@ -357,7 +357,10 @@ def check_t(schedule: Schedule, t: Any, *, first: int = 1) -> Any:
     """
     if type(t) is int and first <= t <= schedule.T:
         return t  # at once: a sampler comes by in every step
-    values = np.asarray(t)
+    try:
+        values = np.asarray(t)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"t must be an integer or an array of integers, got {t!r}") from None
     if values.dtype.kind not in "iu":
         raise InputError(f"t must be an integer or an array of integers, got {values.dtype}")
     if values.size and not first <= values.min() <= values.max() <= schedule.T:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidiff.diffusion.arrays import Array, floats, per_image
+from minidiff.diffusion.checks import check_number, check_numbers
 from minidiff.diffusion.names import lookup, with_options
 from minidiff.diffusion.schedules import Schedule, check_steps
 from minidiff.errors import InputError
@@ -114,7 +115,8 @@ class VP(SDE):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max < math.inf:
+        low, high = (check_number(n, getattr(self, n)) for n in ("beta_min", "beta_max"))
+        if not 0 < low <= high < math.inf:
             raise InputError(
                 "0 < beta_min <= beta_max must hold, "
                 f"got beta_min = {self.beta_min} and beta_max = {self.beta_max}"
@@ -200,7 +202,8 @@ class VE(SDE):
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        low, high = (check_number(n, getattr(self, n)) for n in ("sigma_min", "sigma_max"))
+        if not 0 < low < high < math.inf:
             raise InputError(
                 "0 < sigma_min < sigma_max must hold, "
                 f"got sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max}"
@@ -241,7 +244,7 @@ def make(name: str, **options: Any) -> SDE:
 
 def _check(t: Any) -> Any:
     """`t` as a float or a float64 array, if all of it is in [0, 1]."""
-    t = np.asarray(t, dtype=np.float64)
+    t = check_numbers("the time of an SDE", t)
     if not np.all((t >= 0) & (t <= 1)):  # NaN is refused too
         raise InputError(f"the time of an SDE lies in [0, 1] (t / T of a schedule), got {t}")
     return float(t) if t.ndim == 0 else t

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidiff import backend
-from minidiff.diffusion.checks import check_count, check_number
+from minidiff.diffusion.checks import check_count, check_number, check_numbers
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.objectives import draw_t
 from minidiff.diffusion.schedules import Schedule, check_t
@@ -127,7 +127,8 @@ class LossHistory:
 
     def update(self, t: ArrayLike, losses: Any) -> None:
         """Remember the losses (N,) at the times t (N,). Losses on a device are waited for."""
-        times, values = np.asarray(check_t(self.schedule, t)), backend.to_numpy(losses)
+        times = np.asarray(check_t(self.schedule, t))
+        values = check_numbers("losses", backend.to_numpy(losses))
         if times.ndim != 1 or values.shape != times.shape:
             raise InputError(f"N times need N losses, got shapes {times.shape} and {values.shape}")
         if not np.isfinite(values).all():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from minidiff.autograd import Tensor
 from minidiff.diffusion import (
+    elbo,
     guidance,
     interpolation,
     objectives,
@@ -12,6 +14,7 @@ from minidiff.diffusion import (
     progressive,
     samplers,
     schedules,
+    sde,
     sigma,
     time_draws,
 )
@@ -119,6 +122,55 @@ CASES = {
     ),
     "eps must have the dtype of x0, float64, got float32": lambda: mixed(X, X, X, SINGLE),
     "eps must have the shape of x0, (2, 2), got (1, 2)": lambda: mixed(X, X, X[:1], X),
+    # What is no batch of images.
+    "eps must be an array, got list": lambda: process.q_sample(LINEAR, X, 5, [[0.0]]),
+    "x must be an array, got NoneType": lambda: process.q_sample(LINEAR, None, 5, X),
+    "images must be an array of float32 or float64, got int64": lambda: process.q_sample(
+        LINEAR, X.astype(int), np.array([5, 6]), X.astype(int)
+    ),
+    "t must be an integer or an array of integers, got [[1], [1, 2]]": lambda: process.q_sample(
+        LINEAR, X, [[1], [1, 2]], X
+    ),
+    "dynamic_threshold: x0 must be an array of float32 or float64, got complex128": lambda: (
+        parameterizations.dynamic_threshold(X + 1j)
+    ),
+    "no images in x0 of shape (0, 2)": lambda: elbo.prior_nats(LINEAR, X[:0]),
+    "float32 or float64, N >= 1; got float64 of shape (0, 2)": lambda: samplers.ddim(
+        MODEL, LINEAR, X[:0]
+    ),
+    "float32 or float64, N >= 1; got float16 of shape (2, 2)": lambda: samplers.euler(
+        MODEL, LINEAR, X.astype(np.float16)
+    ),
+    "the denoiser returned list; it is to return an array": lambda: samplers.final(
+        samplers.ddim(lambda xt, t: xt.tolist(), LINEAR, X)
+    ),
+    "DDPM draws noise in every step: pass rng": lambda: samplers.ddpm(MODEL, LINEAR, X, rng=3),
+    "the decoder: sigma must be positive, got -1.0": lambda: elbo.decoder_nats(X, X, -1.0),
+    "dims must be a whole number >= 1, got 0": lambda: elbo.bits_per_dim(1.0, 0),
+    "loss must be numbers, got 'a'": lambda: elbo.optimal_variance(LINEAR, "a"),
+    "null must be a whole number >= 0, got None": lambda: guidance.classifier_free(
+        MODEL, w=1, null=None
+    ),
+    "labels must be whole numbers, got float64": lambda: guidance.classifier_free(
+        MODEL, w=1, null=2
+    )(X, np.array([5, 5]), labels=[0.0, 1.0]),
+    "a weight of the losses is not finite": lambda: objectives.mean(
+        Tensor(np.ones(2)), [1, np.nan]
+    ),
+    "times are drawn: pass rng": lambda: objectives.draw_t(LINEAR, 3, rng=None),
+    "labels are dropped by chance: pass rng": lambda: objectives.drop_labels(
+        LABELLED, null=2, rng=None
+    ),
+    "losses must be numbers, got array(['a', 'b']": lambda: time_draws.LossHistory(LINEAR).update(
+        [1, 2], np.array(["a", "b"])
+    ),
+    "the time of an SDE must be numbers, got 'a'": lambda: sde.VP().marginal("a"),
+    "beta_min must be a number, got 'a'": lambda: sde.VP("a"),
+    "sigma_max must be a number, got None": lambda: sde.VE(0.1, None),
+    "a mixture: x must be an array of float32 or float64, got list": lambda: MIXTURE.at_time(
+        LINEAR, 5
+    ).score([[0.0, 0.0]]),
+    "n must be a whole number >= 0, got -1": lambda: MIXTURE.sample(-1, rng=RNG),
     "v must have the dtype of xt, float64, got float32": lambda: parameterizations.x0_from_v(
         LINEAR, X, 5, SINGLE
     ),

@@ -94,13 +94,15 @@ def descend(
 
 def check_start(x: Any) -> None:
     """Refuse a start that is no batch of floats; integers would make every step round."""
-    if getattr(x, "ndim", 0) < 2 or x.dtype.kind != "f":
+    if getattr(x, "ndim", 0) < 2 or x.dtype.char not in ("f", "d") or not len(x):
         raise InputError(
-            "a sampler starts from an array of floats of shape (N, ...), x_T ~ N(0, I)"
+            "a sampler starts from an array of floats of shape (N, ...), x_T ~ N(0, I), float32 "
+            f"or float64, N >= 1; got {getattr(x, 'dtype', type(x).__name__)} of shape "
+            f"{getattr(x, 'shape', ())}"
         )
 
 
 def check_rng(rng: Any, why: str) -> None:
     """Refuse to draw noise without a generator; `why` begins the message."""
-    if rng is None:
+    if not hasattr(rng, "standard_normal"):
         raise InputError(f"{why}: pass rng, such as backend.generator(seed)")
