@@ -184,12 +184,12 @@ def label_log_prob(logits: Callable[[Tensor, Any], Tensor]) -> LogProb:
 
 def to_scale(w: float) -> float:
     """The guidance scale s = 1 + w of eps(null) + s (eps(c) - eps(null)); s = 1 is no guidance."""
-    return 1 + check_number("w", w)  # eq. (13.4)
+    return 1 + w  # eq. (13.4)
 
 
 def from_scale(scale: float) -> float:
     """The weight w = s - 1 of a guidance scale s."""
-    return check_number("scale", scale) - 1
+    return scale - 1
 
 
 def _check_interval(interval: Any) -> tuple[float, float]:
