@@ -231,7 +231,8 @@ def bound_nats(
 
 def bits_per_dim(nats: Any, dims: int) -> Any:
     """nats / (dims log 2): of a whole image of `dims` elements, in bits for each of them."""
-    return nats / (check_count("dims", dims) * math.log(2))
+    check_count("dims", dims)
+    return nats / (dims * math.log(2))
 
 
 def expected_steps_nats_per_dim(
