@@ -361,6 +361,8 @@ class UNet(Module):
 
     def _check(self, x: Any, t: Any, labels: Any) -> None:
         c = self.config
+        if not hasattr(x, "dtype"):
+            raise InputError(f"U-Net: expected an array of images, got {type(x).__name__}")
         if tuple(x.shape[1:]) != (c.image_size, c.image_size, c.in_channels) or x.ndim != 4:
             raise InputError(
                 f"U-Net: expected images (N, {c.image_size}, {c.image_size}, {c.in_channels}), "
@@ -368,16 +370,21 @@ class UNet(Module):
             )
         if not len(x):
             raise InputError("U-Net: a batch of no images; pass at least one")
-        if x.dtype.kind != "f":
-            raise InputError(f"U-Net: expected floating-point images in [-1, 1], got {x.dtype}")
+        if x.dtype.char not in ("f", "d"):
+            raise InputError(f"U-Net: expected floating-point images, 32 or 64 bits, got {x.dtype}")
         if np.shape(t) != (x.shape[0],):
             raise InputError(f"U-Net: expected {x.shape[0]} time steps, got shape {np.shape(t)}")
+        times = np.asarray(t)
+        if times.dtype.kind not in "iuf" or not (times >= 0).all():
+            raise InputError(f"U-Net: times must be numbers >= 0 on the host, got {t!r}")
         if labels is None:
             return
         if c.num_classes is None:
             raise InputError("U-Net: labels given, but the config has num_classes=None")
         if np.shape(labels) != (x.shape[0],):
             raise InputError(f"U-Net: expected {x.shape[0]} labels, got shape {np.shape(labels)}")
+        if np.asarray(labels).dtype.kind not in "iu":
+            raise InputError(f"U-Net: labels must be integers, got {np.asarray(labels).dtype}")
         if np.min(labels) < 0 or np.max(labels) > c.num_classes:
             raise InputError(
                 f"U-Net: labels must lie in 0..{c.num_classes} ({c.num_classes} = no class), "

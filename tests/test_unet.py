@@ -623,6 +623,12 @@ def test_configs_compare_and_hash_whatever_holds_their_numbers():
         ((X, T, np.array([0, 4])), ["0..3", "3 = no class", "0..4"]),
         ((X, T, np.array([-1, 0])), ["0..3", "-1..0"]),
         ((X, T, np.array([0.0, 1.0])), ["integers", "float64"]),
+        ((X, T, [True, False]), ["integers", "bool"]),
+        ((X.astype(np.float16), T), ["floating-point", "float16"]),
+        ((None, T), ["array of images", "NoneType"]),
+        ((X, -T), ["times", ">= 0"]),
+        ((X, T * np.nan), ["times", ">= 0"]),
+        ((X, T * 1j), ["times", "numbers"]),
     ],
 )
 def test_a_wrong_input_is_named(arguments, words):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from minidiff import ops
 from minidiff.autograd import Array, Tensor
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 from minidiff.nn.layers import Generator, GroupNorm, Linear
 from minidiff.nn.module import Module
 
 
 def _check_heads(channels: int, heads: int) -> None:
-    if heads < 1 or channels % heads:
+    if check_count("attention: channels", channels) % check_count("attention: heads", heads):
         raise InputError(f"attention: {heads} heads do not divide {channels} channels")
 
 

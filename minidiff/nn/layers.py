@@ -9,7 +9,7 @@ import numpy as np
 
 from minidiff import ops
 from minidiff.autograd import Array, Tensor
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 from minidiff.nn.module import Module, Parameter
 from minidiff.ops.conv import Padding
 
@@ -23,6 +23,10 @@ def fan_average_uniform(
 
     A `scale` of 0 gives zeros (DDPM's last convolutions).
     """
+    for n in shape:
+        check_count("each size of a layer", n)
+    if not hasattr(rng, "uniform"):
+        raise InputError(f"initial weights are drawn: pass rng, a generator, got {rng!r}")
     a = math.sqrt(3 * scale / ((fan_in + fan_out) / 2))  # eq. (2.2)
     return rng.uniform(-a, a, shape).astype(np.float32)
 
@@ -58,7 +62,7 @@ class Conv2d(Module):
         self, c_in: int, c_out: int, size: int = 3, *, rng: Generator, stride: int = 1,
         padding: Padding | None = None, zero: bool = False,
     ) -> None:  # fmt: skip
-        if padding is None and size % 2 == 0:
+        if padding is None and check_count("Conv2d: size", size) % 2 == 0:
             raise InputError(f"Conv2d: a kernel of even size {size} needs an explicit padding")
         self.stride, self.padding = stride, size // 2 if padding is None else padding
         fans = (size * size * c_in, size * size * c_out)
@@ -76,7 +80,7 @@ class GroupNorm(Module):
     """Group normalization with a learned scale and shift for each channel."""
 
     def __init__(self, channels: int, groups: int = 32, *, eps: float = 1e-5) -> None:
-        if groups < 1 or channels % groups:
+        if check_count("GroupNorm: channels", channels) % check_count("GroupNorm: groups", groups):
             raise InputError(f"GroupNorm: {groups} groups do not divide {channels} channels")
         self.groups, self.eps = groups, eps
         self.weight = Parameter(np.ones(channels, np.float32))
@@ -126,6 +130,9 @@ class Embedding(Module):
     """A table of `n` vectors of length `d`, drawn from N(0, 1); indices (...) give (..., d)."""
 
     def __init__(self, n: int, d: int, *, rng: Generator) -> None:
+        check_count("Embedding: n", n), check_count("Embedding: d", d)
+        if not hasattr(rng, "standard_normal"):
+            raise InputError(f"Embedding: the table is drawn: pass rng, a generator, got {rng!r}")
         self.weight = Parameter(rng.standard_normal((n, d)).astype(np.float32))
 
     def __call__(self, indices: Any) -> Tensor:

@@ -131,6 +131,8 @@ class Module:
         """Convert parameters and floating-point buffers in place (before `flatten`)."""
         if self._flat is not None:
             raise InputError("astype() after flatten(): convert the model first")
+        if dtype not in ("float32", "float64", np.float32, np.float64):
+            raise InputError(f"astype(): a model is float32 or float64, not {dtype!r}")
         for p in self.parameters():
             p.data, p.grad = p.data.astype(dtype), None
         for _, module in self.named_modules():
@@ -152,7 +154,12 @@ class Module:
         problems += [
             f"{n} has shape {tuple(state[n].shape)}, expected {a.shape}"
             for n, a in own.items()
-            if n in state and tuple(state[n].shape) != a.shape
+            if hasattr(state.get(n), "shape") and tuple(state[n].shape) != a.shape
+        ]
+        problems += [
+            f"{n} must be an array of real numbers, got {getattr(a, 'dtype', type(a).__name__)}"
+            for n, a in state.items()
+            if getattr(getattr(a, "dtype", None), "kind", "O") not in "fiu"
         ]
         if problems:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,17 @@ from minidiff.errors import InputError
 from minidiff.nn.module import Module
 
 ORDERS = ("sin_cos", "cos_sin")
+
+
+def _times(t: Any) -> np.ndarray:
+    """`t` in float64, if it is N times: integers, or real numbers between them."""
+    try:
+        times = np.asarray(t)
+    except ValueError:
+        times = np.asarray(None)
+    if times.ndim != 1 or times.dtype.kind not in "iuf" or not (abs(times) < math.inf).all():
+        raise InputError(f"t must be an array of N finite times on the host, got {t!r}")
+    return times.astype(np.float64)
 
 
 class SinusoidalEmbedding(Module):
@@ -40,7 +52,7 @@ class SinusoidalEmbedding(Module):
 
     def __call__(self, t: np.ndarray, dtype: str = "float32") -> Array:
         """Time steps (N,) on the host to features (N, dim)."""
-        angles = np.asarray(t, np.float64)[:, None] * self.frequencies
+        angles = _times(t)[:, None] * self.frequencies
         parts = (np.sin(angles), np.cos(angles))
         both = np.concatenate(parts if self.order == "sin_cos" else parts[::-1], axis=1)
         return backend.asarray(both.astype(dtype))
@@ -68,7 +80,7 @@ class FourierEmbedding(Module):
 
     def __call__(self, t: np.ndarray, dtype: str = "float32") -> Array:
         """Time steps (N,) on the host to features (N, dim)."""
-        u = backend.asarray(np.asarray(t, np.float64)[:, None] / self.period)
+        u = backend.asarray(_times(t)[:, None] / self.period)
         # in float64, but where the frequencies are: to bring them here would wait for the device
         angles = 2 * math.pi * u * self.frequencies.astype(np.float64)
         xp = backend.array_module(angles)

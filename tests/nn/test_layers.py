@@ -193,8 +193,14 @@ def rng():
         (lambda: nn.Embedding(4, 3, rng=rng())(np.array([4])), ["0..3", "4"]),
         (lambda: nn.Embedding(4, 3, rng=rng())(np.array([0.5])), ["integers"]),
         (lambda: nn.SelfAttention(6, 4, groups=3, rng=rng()), ["4 heads", "6 channels"]),
-        (lambda: nn.SelfAttention(6, 0, groups=3, rng=rng()), ["0 heads"]),
+        (lambda: nn.SelfAttention(6, 0, groups=3, rng=rng()), ["heads", "0"]),
         (lambda: nn.CrossAttention(6, 4, 5, groups=3, rng=rng()), ["5 heads", "6 channels"]),
+        (lambda: nn.Linear(2.0, 3, rng=rng()), ["whole number", "2.0"]),
+        (lambda: nn.Linear(2, 3, rng=None), ["pass rng"]),
+        (lambda: nn.Conv2d(0, 3, rng=rng()), ["whole number", "0"]),
+        (lambda: nn.Embedding(0, 3, rng=rng()), ["Embedding", "0"]),
+        (lambda: nn.GroupNorm(6, 2.0), ["groups", "2.0"]),
+        (lambda: nn.Linear(3, 4, rng=rng())(np.ones((2, 3), int)), ["linear", "int64"]),
     ],
 )
 def test_what_cannot_be_is_refused(call, words):
