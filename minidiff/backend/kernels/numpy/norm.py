@@ -63,9 +63,9 @@ class _Groups:
 
     def wide(self, p: Array) -> Array:
         """A number for each channel, repeated for the k positions of a row: (n, 1, k C)."""
-        row = np.empty((len(p), self.k, self.groups, self.width), self.dtype)
-        row[...] = p[:, None]
-        return row.reshape(len(p), 1, -1)
+        if p.shape[2] < self.width:  # one for each group: NumPy is slow to broadcast it
+            p = p.repeat(self.width, axis=2)
+        return p.reshape(-1, 1, self.c).repeat(self.k, axis=1).reshape(len(p), 1, -1)
 
     def sums(self, rows: Array) -> Array:
         """Sums over the positions; products with ones are the fastest such sums."""
