@@ -59,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.part:
         so_far(_PART[args.part](args.dry_run, args.precision, args.out, args.seconds))
         return 0
+    if not args.dry_run and not _has_gpu():
+        print("no CuPy, or no GPU that it can use; --dry-run does without", file=sys.stderr)
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"machine": machine(args.dry_run), "dry_run": args.dry_run}
     end = time.monotonic() + 60 * args.minutes
@@ -75,6 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(page(result))
     failed = [k for k, v in result.items() if isinstance(v, dict) and {"error", "failed"} & set(v)]
     return 1 if failed else 0
+
+
+def _has_gpu() -> bool:
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return bool(cupy.cuda.is_available())
 
 
 def run_part(part: str, precision: str, seconds: float, args: Any) -> dict[str, Any]:

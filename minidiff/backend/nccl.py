@@ -10,19 +10,16 @@ from minidiff import backend
 
 Array = Any
 
-# What launchers call the number of a process on its own machine.
-_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK")
 
-
-def use_own_device(rank: int) -> None:
-    """Let this process work on a GPU that no other process of this machine has, if there are
-    enough; to be called before anything is put on a GPU. Nothing happens on NumPy.
+def use_own_device(number: int) -> None:
+    """Let this process, of this number among those of its machine, work on a GPU that no other one
+    has, if there are enough; to be called before anything is put on a GPU. Nothing happens on
+    NumPy.
     """
     if backend.name != "cupy":
         return
     cuda = backend.xp.cuda
-    local = next((int(os.environ[name]) for name in _LOCAL_RANKS if name in os.environ), rank)
-    cuda.Device(local % cuda.runtime.getDeviceCount()).use()
+    cuda.Device(number % cuda.runtime.getDeviceCount()).use()
 
 
 def _library() -> Any:

@@ -34,6 +34,7 @@ V = TypeVar("V")
 # What launchers tell the processes that they start: MPICH and its kin, Open MPI, PMIx.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK")
 
 _PIECE = 1 << 20
 """Numbers that are summed at a time: the MPI library takes as much memory again, and for pieces
@@ -151,7 +152,7 @@ class MPI(Communicator):
     """The processes that an MPI launcher started, over mpi4py."""
 
     def __init__(self) -> None:
-        started = _told(_SIZES)
+        started, local = _told(_SIZES), _told(_LOCAL_RANKS)
         try:
             from mpi4py import MPI as mpi
         except (ImportError, RuntimeError) as error:  # the latter: there is no MPI library
@@ -171,7 +172,7 @@ class MPI(Communicator):
             )
         # Of its own, so that a process that waits meets no message of those that go on.
         self._door = self._comm.Dup()
-        nccl.use_own_device(self.rank)
+        nccl.use_own_device(self.rank if local is None else local)
         self._add_up = nccl.reducer(self.rank, self.size, self.broadcast, self.gather)
 
     def allreduce(self, array: Array) -> None:
