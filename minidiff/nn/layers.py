@@ -130,7 +130,8 @@ class Embedding(Module):
     """A table of `n` vectors of length `d`, drawn from N(0, 1); indices (...) give (..., d)."""
 
     def __init__(self, n: int, d: int, *, rng: Generator) -> None:
-        check_count("Embedding: n", n), check_count("Embedding: d", d)
+        check_count("Embedding: n", n)
+        check_count("Embedding: d", d)
         if not hasattr(rng, "standard_normal"):
             raise InputError(f"Embedding: the table is drawn: pass rng, a generator, got {rng!r}")
         self.weight = Parameter(rng.standard_normal((n, d)).astype(np.float32))
