@@ -1,13 +1,11 @@
-"""What a caller may give for a count, a number, or some numbers; ranges are checked where used."""
+"""What a caller may give for some numbers; ranges are checked where they are used."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.errors import InputError, check_count, check_number
-
-__all__ = ["check_count", "check_number", "check_numbers"]
+from minidiff.errors import InputError
 
 
 def check_numbers(name: str, values: Any) -> NDArray[np.float64]:

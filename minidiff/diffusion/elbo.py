@@ -24,13 +24,13 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.diffusion import decoder, objectives
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_count, check_numbers
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.denoiser import Denoiser, in_eps, predict
 from minidiff.diffusion.objectives import Variance
 from minidiff.diffusion.parameterizations import Clip, check_clip, denoised
 from minidiff.diffusion.process import posterior, q_sample
 from minidiff.diffusion.schedules import Schedule
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 from minidiff.ops.checks import check_floats
 
 

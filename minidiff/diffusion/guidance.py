@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from minidiff import backend, ops
 from minidiff.autograd import Tensor, vjp
 from minidiff.diffusion.arrays import Array, per_image
-from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser, Predicting, in_eps, predicts
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 
 LogProb = Callable[..., Tensor]
 """log_prob(x, t, **cond): log p(c | x_t) + anything without x, N numbers from N images.

@@ -7,14 +7,13 @@ from typing import Any
 from minidiff import backend
 from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_count
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.parameterizations import Clip, check_clip
 from minidiff.diffusion.samplers.base import State, affine_step, check_rng, check_start
 from minidiff.diffusion.samplers.ddpm import coefficients
 from minidiff.diffusion.schedules import Schedule
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 
 
 def walk(times: list[int], jump: int = 10, resamples: int = 10) -> list[int]:

@@ -23,12 +23,12 @@ from minidiff import ops
 from minidiff.autograd import Tensor
 from minidiff.diffusion import decoder, parameterizations, process
 from minidiff.diffusion.arrays import Array, floats, per_image
-from minidiff.diffusion.checks import check_count, check_number, check_numbers
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import q_sample
 from minidiff.diffusion.schedules import Schedule, check_t
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 
 Model = Callable[..., Any]
 Variance = str | ArrayLike

@@ -25,14 +25,13 @@ from minidiff import backend
 from minidiff.autograd import Tensor, vjp
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.oracle import GaussianMixture
 from minidiff.diffusion.parameterizations import Clip
 from minidiff.diffusion.samplers.base import State, check_start
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import SigmaDenoiser, sigma_denoiser, sigma_of, t_of
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 
 Traced = Callable[[Array, float], tuple[Array, Array]]
 """(D, trace) = f(x, sigma): E[x_0 | x], like x, and the trace of its Jacobian, shape (N,)."""

@@ -18,12 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from minidiff import backend
 from minidiff.autograd import Tensor
 from minidiff.diffusion.arrays import Array, per_image
-from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser, in_eps
 from minidiff.diffusion.schedules import Schedule, check_t
 from minidiff.diffusion.sigma import sigma_of
 from minidiff.diffusion.templates import templates
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 from minidiff.ops.checks import check_floats
 
 _BLOCK = 2**22

@@ -20,11 +20,10 @@ import numpy as np
 
 from minidiff import backend
 from minidiff.diffusion.arrays import Array, check_like, per_image
-from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.process import posterior
 from minidiff.diffusion.schedules import Schedule, check_t
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_number
 from minidiff.ops.checks import check_floats
 
 Clip = tuple[float, float] | Callable[[Array], Array] | None

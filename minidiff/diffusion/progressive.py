@@ -14,11 +14,10 @@ import numpy as np
 from minidiff import backend
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_count
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.samplers.base import State
 from minidiff.diffusion.schedules import Schedule, check_t
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 
 
 def record(states: Iterable[State], times: Iterable[int]) -> list[State]:

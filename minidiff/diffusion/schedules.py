@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minidiff.diffusion.checks import check_count, check_number, check_numbers
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.names import lookup, with_options
-from minidiff.errors import InputError, PriorWarning
+from minidiff.errors import InputError, PriorWarning, check_count, check_number
 
 REFERENCE_T = 1000
 """The number of steps that published betas, such as 1e-4 to 0.02, are meant for."""

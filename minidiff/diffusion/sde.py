@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidiff.diffusion.arrays import Array, floats, per_image
-from minidiff.diffusion.checks import check_number, check_numbers
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.names import lookup, with_options
 from minidiff.diffusion.schedules import Schedule, check_steps
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_number
 
 
 class SDE(ABC):

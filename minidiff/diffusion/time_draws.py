@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidiff import backend
-from minidiff.diffusion.checks import check_count, check_number, check_numbers
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.objectives import draw_t
 from minidiff.diffusion.schedules import Schedule, check_t
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 
 
 def stratified(schedule: Schedule, n: int, *, rng: np.random.Generator) -> NDArray[np.int64]:

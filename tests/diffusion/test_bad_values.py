@@ -18,11 +18,11 @@ from minidiff.diffusion import (
     sigma,
     time_draws,
 )
-from minidiff.diffusion.checks import check_count, check_number, check_numbers
+from minidiff.diffusion.checks import check_numbers
 from minidiff.diffusion.inpainting import inpaint
 from minidiff.diffusion.oracle import template_images
 from minidiff.diffusion.samplers.langevin import langevin
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 from tests.diffusion.models import MIXTURE
 
 LINEAR = schedules.linear()

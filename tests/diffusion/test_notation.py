@@ -25,13 +25,13 @@ SOURCE = re.compile(
 # What computes nothing: checks, choices by name, records of results, loops over steps of others.
 NO_FORMULA = """
 arrays: check_like floats per_image
-checks: check_count check_number check_numbers
+checks: check_numbers
 coding: Curve Split
 decoder: check_levels check_on_levels
 denoiser: evaluate predict
 elbo: Bound Step
 exact: Affine
-metrics.arrays: check_features check_same_kind
+metrics.arrays: check_features check_same_kind real
 metrics.inception: Score
 metrics.kid: Distance
 names: lookup with_options

@@ -9,12 +9,11 @@ import numpy as np
 
 from minidiff.diffusion import process, timesteps
 from minidiff.diffusion.arrays import Array, floats
-from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.parameterizations import Clip, check_clip
 from minidiff.diffusion.samplers.base import State, affine_step, check_start
 from minidiff.diffusion.schedules import Schedule
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_number
 
 
 def coefficients(schedule: Schedule, s: Any, t: Any, eta: float = 0.0) -> tuple[Any, Any, Any]:

@@ -7,14 +7,13 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.parameterizations import Clip
 from minidiff.diffusion.samplers.base import State, check_rng, descend
 from minidiff.diffusion.samplers.rk2 import step as rk2_step
 from minidiff.diffusion.schedules import Schedule
 from minidiff.diffusion.sigma import SigmaDenoiser, finite_levels, levels
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_number
 
 
 def edm(

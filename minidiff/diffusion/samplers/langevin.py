@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from minidiff import backend
 from minidiff.diffusion import timesteps
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_count, check_number
 from minidiff.diffusion.denoiser import Denoiser, evaluate
 from minidiff.diffusion.names import lookup
 from minidiff.diffusion.parameterizations import Clip, check_clip, score_from_eps
 from minidiff.diffusion.samplers.base import State, affine_step, check_rng, check_start
 from minidiff.diffusion.samplers.ddpm import coefficients
 from minidiff.diffusion.schedules import Schedule
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count, check_number
 
 
 def langevin_step(x: Array, score: Array, alpha: Any, *, rng: Any) -> Array:

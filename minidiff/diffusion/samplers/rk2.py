@@ -7,13 +7,12 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from minidiff.diffusion.arrays import Array
-from minidiff.diffusion.checks import check_number
 from minidiff.diffusion.denoiser import Denoiser
 from minidiff.diffusion.parameterizations import Clip
 from minidiff.diffusion.samplers.base import State, descend
 from minidiff.diffusion.schedules import Schedule
 from minidiff.diffusion.sigma import SigmaDenoiser
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_number
 
 
 def step(
