@@ -9,6 +9,7 @@ import numpy as np
 
 from minidiff import backend
 from minidiff.autograd import Tensor, no_grad
+from minidiff.errors import InputError
 
 Host = np.ndarray
 
@@ -52,8 +53,15 @@ def check_vjp(
     ------
     AssertionError
         with both numbers, when they differ or are not finite
+    InputError
+        where nothing would be checked: no inputs, or none of real numbers
     """
-    points = [np.array(backend.to_numpy(x), np.float64) for x in inputs]
+    points = [_point(x) for x in inputs]
+    if not any(x.size for x in points) or not hasattr(rng, "standard_normal"):
+        raise InputError(
+            f"check_vjp wants inputs with numbers in them and rng, a generator; got inputs of "
+            f"shapes {[x.shape for x in points]} and {rng!r}"
+        )
     value = _values(f, points)
     if not np.array_equal(value, _values(f, points), equal_nan=True):
         raise AssertionError("f gives another value at a second call; make its generator within f")
@@ -74,6 +82,14 @@ def check_vjp(
             _compare_elements(f, points, g, i, gradient, rtol, step, noise)
     if len(points) > 1:
         check("all inputs together", range(len(points)))
+
+
+def _point(x: Any) -> Host:
+    """An input in float64; of a complex one the check would see a part."""
+    try:
+        return np.array(backend.to_numpy(x)).astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError):
+        raise InputError(f"check_vjp wants arrays of real numbers, got {x!r}") from None
 
 
 def _values(f: Callable[..., Tensor], points: Sequence[Host]) -> Host:

@@ -13,6 +13,7 @@ import pytest
 
 from minidiff import autograd, ops
 from minidiff.autograd import OPS, Tensor, op
+from minidiff.errors import InputError
 from minidiff.gradcheck import check_vjp
 
 
@@ -560,6 +561,14 @@ def test_a_gradient_of_another_dtype_is_rejected():
         check_vjp(f, normal(3), rng=np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("inputs", [(), (np.zeros((0, 3)),), (np.array([1j]),), ("x",)])
+def test_where_nothing_would_be_checked_the_check_refuses(inputs):
+    with pytest.raises(InputError, match="check_vjp wants"):
+        check_vjp(lambda *xs: ops.exp(xs[0]), *inputs, rng=np.random.default_rng(0))
+    with pytest.raises(InputError, match="check_vjp wants"):
+        check_vjp(ops.exp, np.ones(2), rng=None)
+
+
 def test_the_report_has_the_numbers():
     twice = operation(np.sin, lambda g, y, x: 2 * g * np.cos(x))
     with pytest.raises(AssertionError) as caught:
@@ -575,7 +584,6 @@ def test_what_the_check_accepts():
     check_vjp(lambda x: Tensor(np.ones(2)), normal(3), rng=rng)  # does not depend on x
     check_vjp(lambda x, y: x**2 / y, 3, 2.0, rng=rng, every_element=True)  # numbers
     check_vjp(lambda x: x * x, np.arange(3), rng=rng)  # integers, used as floats
-    check_vjp(lambda x: x * x, np.zeros((0, 3)), rng=rng)  # nothing at all
     check_vjp(lambda x: x + 1e6, normal(3), rng=rng)  # a large value that hardly changes
     x = normal(3)
     before = x.copy()
