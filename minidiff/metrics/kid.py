@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.errors import InputError
+from minidiff.errors import InputError, check_count
 from minidiff.metrics.arrays import check_features, check_same_kind
 
 
@@ -60,9 +60,8 @@ def kid(
     x = check_features(features, "features")
     y = check_features(other_features, "other_features")
     check_same_kind(x, y)
-    for name, value, least in (("subsets", subsets, 1), ("size", size, 2)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+    check_count("subsets", subsets)
+    check_count("size", size, least=2)
     if not hasattr(rng, "choice"):
         raise InputError("the subsets are drawn: pass rng, such as numpy.random.default_rng(0)")
 

@@ -6,6 +6,11 @@
 
 #define INFINITE (1e300 * 1e300)
 
+// For each i below n that falls to this thread; any grid covers them all.
+#define EACH(i, n)                                                                \
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n); \
+         i += (long long)gridDim.x * blockDim.x)
+
 template <int V>  // V numbers, 1, 2 or 4, that are moved at once
 struct alignas(V * sizeof(REAL) < 16 ? V * sizeof(REAL) : 16) Numbers {
     REAL v[V];

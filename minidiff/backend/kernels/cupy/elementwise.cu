@@ -1,9 +1,5 @@
 // Functions of each number. The first 4 * packs numbers are moved four at a time.
 
-#define EACH(i, n) \
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n); \
-         i += (long long)gridDim.x * blockDim.x)
-
 __device__ inline REAL sigmoid(REAL x) { return 1 / (1 + exp(-x)); }
 
 __device__ inline REAL silu_slope(REAL g, REAL y, REAL s) { return g * (s + y * (1 - s)); }

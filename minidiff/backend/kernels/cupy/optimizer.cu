@@ -2,10 +2,6 @@
 // the gradient are summed in one pass, and all the rest is done in a second one. The first
 // 4 * packs numbers are moved four at a time.
 
-#define EACH(i, n)                                                                       \
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n);        \
-         i += (long long)gridDim.x * blockDim.x)
-
 // parts[block] = sum of the squares of its numbers
 extern "C" __global__ void square_sums(const REAL* g, REAL* parts, long long n, long long packs)
 {

@@ -2,10 +2,6 @@
 // else. There is no state, threads need not know of each other, and the grid makes no difference.
 // The key is read from memory, so that a captured graph draws anew when its key is replaced.
 
-#define EACH(i, n) \
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n); \
-         i += (long long)gridDim.x * blockDim.x)
-
 struct Words {
     unsigned w[4];
 };
